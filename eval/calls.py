@@ -1,0 +1,121 @@
+"""Models for an evaluation: opened when first asked, kept or closed by need, and every answer kept on disk.
+
+An evaluation is resumed by asking the same requests again: what has been answered is read from `DIR/_calls`, keyed by
+what was asked (model and the state of its files, sampling, seed, prompts). So a killed run ends with the same results as
+an undisturbed one, a method or leader added later costs only its own calls, and round 0 of the team, which most
+methods share, is generated once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from openrlhf_mlpo.engines import Completion
+from openrlhf_mlpo.rounds import Generate, Prompt
+
+FIELDS = ("text", "prompt_tokens", "completion_tokens", "finish_reason")  # of a Completion, in its order
+
+
+def model_state(model: str) -> list:
+    """Names, sizes and times of a local model's files: a model trained anew into the same folder is another model."""
+    root = Path(model)
+    if not root.is_dir():
+        return []
+    kept = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
+    stats = [(p.name, p.stat()) for p in sorted(root.iterdir()) if p.suffix in kept]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+class Models:
+    """Engines by name, at most `max_engines` open at once, and the store of their answers.
+
+    `max_engines` 0: all of them; -1: all on a CPU, one on a GPU.
+    """
+
+    def __init__(self, store: Path | None = None, *, max_engines: int = 0, batch: int = 2048, progress: bool = True):
+        """`batch`: prompts sent to an engine in one call; what a kill can lose. `store` None: nothing is kept."""
+        self.store, self.max_engines, self.batch, self.progress = store, max_engines, batch, progress
+        self._open: dict[str, Any] = {}
+        self.asked = self.reused = 0
+        if store is not None:
+            store.mkdir(parents=True, exist_ok=True)
+
+    def generate(self, name: str, make: Callable[[], Any], identity: dict, sampling: Any) -> Generate:
+        """A `Player.generate` for the engine that `make()` opens. `identity`: what makes it this model and no other."""
+        asked = asdict(sampling) if is_dataclass(sampling) else str(sampling)
+
+        def generate(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[list[list[Any]], float]:
+            done: list[list[Any]] = []
+            seconds = 0.0
+            for start in range(0, len(prompts), self.batch):
+                chunk = list(prompts[start : start + self.batch])
+                request = [identity, asked, n, seed, chunk]
+                key = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:32]
+                answered = self._load(key)
+                if answered is None:
+                    answered = self._ask(self._engine(name, make), name, chunk, n, seed, sampling)
+                    self._save(key, name, answered)
+                    self.asked += len(chunk) * n
+                else:
+                    self.reused += len(chunk) * n
+                done += answered["completions"]
+                seconds += answered["seconds"]
+            return [[Completion(*c) for c in samples] for samples in done], seconds
+
+        return generate
+
+    def _ask(self, engine: Any, name: str, prompts: list[Prompt], n: int, seed: int, sampling: Any) -> dict:
+        with tqdm(total=len(prompts), desc=name, unit="prompt", disable=not self.progress, leave=False) as bar:
+            begun = time.perf_counter()
+            answers = engine.generate(prompts, n=n, seed=seed, sampling=sampling, on_done=lambda *_: bar.update())
+            seconds = time.perf_counter() - begun
+        completions = [[[getattr(c, field) for field in FIELDS] for c in samples] for samples in answers]
+        return {"seconds": seconds, "completions": completions}
+
+    def _engine(self, name: str, make: Callable[[], Any]) -> Any:
+        if name in self._open:
+            return self._open[name]
+        if self.max_engines < 0:
+            from openrlhf_mlpo.cpu import use_cpu
+
+            # vLLM takes most of a GPU's memory for one engine, so there the models take turns unless told otherwise.
+            self.max_engines = 0 if use_cpu() else 1
+        if self.max_engines and len(self._open) >= self.max_engines:
+            # All, not the oldest: models are asked in turn, so the oldest is the next one wanted, and closing one vLLM
+            # engine takes down the process groups of those beside it.
+            self.close()
+        self._open[name] = make()
+        return self._open[name]
+
+    def _load(self, key: str) -> dict | None:
+        if self.store is None or not (path := self.store / f"{key}.json").is_file():
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _save(self, key: str, name: str, answered: dict) -> None:
+        if self.store is None:
+            return
+        # Written whole, then renamed: a kill leaves the old state or the new one, never half a file.
+        part = self.store / f"{key}.{os.getpid()}.part"
+        part.write_text(json.dumps({"player": name, **answered}), encoding="utf-8")
+        part.replace(self.store / f"{key}.json")
+
+    def close(self) -> None:
+        """Close all engines; safe to call twice."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __enter__(self) -> Models:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,77 @@
+"""Runs one of OpenRLHF's own entry points, on a machine without a GPU too.
+
+    python3 -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft --model.model_name_or_path …
+
+With a GPU this is `python3 -m MODULE …` and nothing more. Without one, the CPU runtime is put in place first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import socket
+import sys
+from collections.abc import Callable
+
+from openrlhf_mlpo import cpu, register
+from openrlhf_mlpo.errors import UserError, run_cli
+
+
+def run_module(
+    module: str,
+    argv: list[str],
+    *,
+    extend: Callable[[argparse.ArgumentParser], None] | None = None,
+    check: Callable[[argparse.ArgumentParser, argparse.Namespace], None] | None = None,
+) -> None:
+    """Run `python3 -m module argv…` in this process; `extend` and `check` reach its argument parser."""
+    on_cpu = cpu.use_cpu()
+    if on_cpu:
+        cpu.activate()
+
+    def extend_all(parser: argparse.ArgumentParser) -> None:
+        if on_cpu:
+            cpu.extend_parser(parser)
+        if extend is not None:
+            extend(parser)
+
+    def check_all(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+        if on_cpu:
+            cpu.check_arguments(vars(parsed))
+        if check is not None:
+            check(parser, parsed)
+        if on_cpu and "vllm.num_engines" in vars(parsed):
+            cpu.init_ray()
+
+    register.extend_parsers(extend_all, check_all)
+    sys.argv = [module, *argv]
+    if on_cpu and not module.endswith("_ray"):
+        _single_process_environment()
+    # What `python3 -m` does: an already imported copy of the module would be run a second time otherwise.
+    sys.modules.pop(module, None)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _single_process_environment() -> None:
+    """DeepSpeed's rendezvous variables for one process, which its launcher would set."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__.strip())
+        return
+    if not sys.argv[1].startswith("openrlhf.cli."):
+        raise UserError(f"{sys.argv[1]!r} is not an entry point of OpenRLHF; give one such as openrlhf.cli.train_sft")
+    register.check_version()
+    run_module(sys.argv[1], sys.argv[2:])
+
+
+if __name__ == "__main__":
+    run_cli(main)

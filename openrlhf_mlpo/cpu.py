@@ -1,0 +1,276 @@
+"""Runs OpenRLHF 0.11.2, Ray, vLLM and DeepSpeed without a GPU; nothing here is on the path of GPU users.
+
+OpenRLHF assumes CUDA in a dozen places. `activate` replaces exactly those, each when its module is first imported, in
+the driver and (through Ray's worker set-up hook) in every Ray worker; vLLM's own worker process imports
+`CPUWorkerWrap` by name. The mathematics and the control flow stay OpenRLHF's own. Slow for anything but models of a
+few million parameters: this is for learning, tests and CI.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import types
+
+from openrlhf_mlpo.errors import UserError
+
+ENV_SWITCH = "OPENRLHF_MLPO_CPU"
+# Ray hands these out as logical resources only; enough for any layout of engines and actors a laptop can hold.
+LOGICAL_GPUS = 64
+LOGICAL_CPUS = 64
+_ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",  # the processes share few cores: one thread each is fastest
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+# What OpenRLHF's parsers should default to here, so that a command for a GPU needs no other flags on a CPU.
+PARSER_DEFAULTS = {
+    "ds.attn_implementation": "sdpa",
+    "ds.param_dtype": "fp32",  # bf16 is emulated on CPUs without AVX-512: 5 to 9 times slower
+    "vllm.sync_backend": "gloo",
+    "vllm.enforce_eager": True,
+    "actor.num_gpus_per_node": 1,
+    "ref.num_gpus_per_node": 1,
+}
+_NEEDS_GPU = (
+    "train.colocate_all",
+    "train.dynamic_batch_enable",
+    "vllm.enable_sleep",
+    "ds.enable_sleep",
+    "ds.packing_samples",
+    "ds.load_in_4bit",
+)
+_active = False
+
+
+def use_cpu() -> bool:
+    """Whether to run on the CPU: as OPENRLHF_MLPO_CPU says (1 yes, 0 no), else when torch sees no GPU."""
+    asked = os.environ.get(ENV_SWITCH, "")
+    if asked not in ("", "0", "1"):
+        raise UserError(f"{ENV_SWITCH} must be 1 (run on the CPU), 0 (never) or unset, not {asked!r}")
+    if asked:
+        return asked == "1"
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def prepare_vllm() -> None:
+    """Set what vLLM reads from the environment, before it is imported in this process. No effect with a GPU."""
+    if use_cpu():
+        _set_environment()
+
+
+def vllm_engine_args() -> dict:
+    """Keyword arguments for `vllm.LLM` that a CPU needs; empty with a GPU.
+
+    Chunked prefill is off because vLLM 0.29 rewinds the random generator of a seeded request whose prompt was cut into
+    chunks, which torch's CPU generators cannot do ("CPU Generator does not use offset").
+    """
+    return {"dtype": "float32", "enforce_eager": True, "enable_chunked_prefill": False} if use_cpu() else {}
+
+
+def extend_parser(parser) -> None:
+    """Give one of OpenRLHF's parsers defaults that work here, and `--ds.param_dtype fp32`."""
+    known = {action.dest: action for action in parser._actions}
+    if "ds.param_dtype" in known:
+        known["ds.param_dtype"].choices = ["fp32", *known["ds.param_dtype"].choices]
+    parser.set_defaults(**{name: value for name, value in PARSER_DEFAULTS.items() if name in known})
+
+
+def check_arguments(args: dict) -> None:
+    """Refuse parsed OpenRLHF arguments (flat, dotted names) that cannot work without a GPU. Raises UserError."""
+    for flag in _NEEDS_GPU:
+        if args.get(flag):
+            raise UserError(f"--{flag} needs a GPU; leave it out on a CPU")
+    if "flash" in (args.get("ds.attn_implementation") or ""):
+        raise UserError("--ds.attn_implementation: flash attention needs a GPU; use sdpa or eager on a CPU")
+    if args.get("vllm.sync_backend") == "nccl":
+        raise UserError("--vllm.sync_backend nccl needs a GPU; use gloo on a CPU")
+
+
+def activate() -> None:
+    """Put the CPU runtime in place in this process; once is enough. Imports neither torch nor OpenRLHF."""
+    global _active
+    if _active:
+        return
+    _active = True
+    os.environ[ENV_SWITCH] = "1"
+    _set_environment()
+    _stub_flash_attn()
+    import wrapt
+
+    for module, patch in _PATCHES.items():
+        wrapt.register_post_import_hook(patch, module)
+
+
+def init_ray() -> None:
+    """Start a local Ray with logical GPUs whose workers run `activate` first."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    ray.init(
+        num_cpus=LOGICAL_CPUS,
+        num_gpus=LOGICAL_GPUS,
+        include_dashboard=False,
+        # One idle Python per logical CPU would be started otherwise.
+        _system_config={"prestart_worker_first_driver": False, "enable_worker_prestart": False},
+        runtime_env={
+            "worker_process_setup_hook": "openrlhf_mlpo.cpu.activate",
+            "env_vars": {name: os.environ[name] for name in (*_ENVIRONMENT, ENV_SWITCH)},
+        },
+    )
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # DeepSpeed compiles its CPU ops once; beside the interpreter they are found again by every later run.
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
+
+
+def _stub_flash_attn() -> None:
+    """OpenRLHF imports four functions of flash-attn at module load and uses them only with packed samples."""
+    if importlib.util.find_spec("flash_attn") is not None:
+        return
+
+    def needs_gpu(*_args, **_kwargs):
+        raise UserError("this path needs flash-attn, which needs a GPU; leave out --ds.packing_samples")
+
+    contents = {
+        "flash_attn": (),
+        "flash_attn.bert_padding": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),
+        "flash_attn.utils": (),
+        "flash_attn.utils.distributed": ("all_gather",),
+    }
+    for name, functions in contents.items():
+        module = types.ModuleType(name, "Stand-in of openrlhf_mlpo.cpu for a machine without flash-attn.")
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        module.__path__ = []
+        module.__version__ = "0"
+        for function in functions:
+            setattr(module, function, needs_gpu)
+        sys.modules[name] = module
+
+
+def _patch_torch_cuda(torch) -> None:
+    cpu = torch.device("cpu")
+    torch.cuda.current_device = lambda: cpu
+    for name in ("set_device", "synchronize", "empty_cache", "current_stream"):
+        setattr(torch.cuda, name, lambda *_args, **_kwargs: None)
+
+
+def _patch_replay_buffer(module) -> None:
+    import wrapt
+
+    class TorchOnCpu(wrapt.ObjectProxy):
+        @staticmethod
+        def device(*_args):  # the module formats "cuda:{current_device()}"
+            return sys.modules["torch"].device("cpu")
+
+    module.torch = TorchOnCpu(module.torch)
+
+
+def _patch_deepspeed_strategy(module) -> None:
+    mesh, average = module.init_device_mesh, module.DeepspeedStrategy.moving_average
+    module.init_device_mesh = lambda _device, *args, **kwargs: mesh("cpu", *args, **kwargs)
+    module.DeepspeedStrategy.moving_average = lambda self, model, ema, beta=0.992, _device="cpu": average(
+        self, model, ema, beta, "cpu"
+    )
+
+
+def _patch_dtype(module) -> None:
+    import torch
+
+    convert = module.convert_to_torch_dtype
+    module.convert_to_torch_dtype = lambda name: torch.float32 if name == "fp32" else convert(name)
+
+
+def _patch_distributed_util(module) -> None:
+    module.stateless_init_process_group = GlooGroup
+
+
+def _patch_vllm_engine(module) -> None:
+    original = module.vllm.AsyncEngineArgs
+
+    def engine_args(*args, **kwargs):
+        kwargs["worker_extension_cls"] = "openrlhf_mlpo.cpu.CPUWorkerWrap"
+        return original(*args, **{**kwargs, **vllm_engine_args()})
+
+    module.vllm.AsyncEngineArgs = engine_args
+
+
+_PATCHES = {
+    "torch": _patch_torch_cuda,
+    "openrlhf.trainer.ppo_utils.replay_buffer": _patch_replay_buffer,
+    "openrlhf.utils.deepspeed.deepspeed": _patch_deepspeed_strategy,
+    "openrlhf.utils.utils": _patch_dtype,
+    "openrlhf.utils.distributed_util": _patch_distributed_util,
+    "openrlhf.trainer.ray.vllm_engine": _patch_vllm_engine,
+}
+
+
+class GlooGroup:
+    """In place of OpenRLHF's PyNccl communicator between DeepSpeed rank 0 and the vLLM workers."""
+
+    def __init__(self, master_address: str, master_port: int, rank: int, world_size: int, _device):
+        from vllm.distributed.utils import stateless_init_torch_distributed_process_group
+
+        self._group = stateless_init_torch_distributed_process_group(
+            master_address, master_port, rank, world_size, backend="gloo"
+        )
+
+    def broadcast(self, tensor, src: int, stream=None) -> None:
+        from torch.distributed import BroadcastOptions
+
+        options = BroadcastOptions()
+        options.rootRank, options.rootTensor = src, 0
+        self._group.broadcast([tensor.contiguous()], options).wait()
+
+
+def _worker_wrap():
+    """The class `CPUWorkerWrap`: OpenRLHF's vLLM worker extension with weight updates through host memory."""
+    activate()
+    # vLLM's oneDNN kernels repack linear weights after loading, and packed weights cannot be loaded into again.
+    # This runs when vLLM resolves the extension class, before the model is loaded.
+    import vllm._custom_ops
+
+    vllm._custom_ops._supports_onednn = False
+    from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
+
+    class CPUWorkerWrap(WorkerWrap):
+        def update_weight(self, name, dtype, shape, empty_cache=False):
+            import torch
+
+            weight = torch.empty(shape, dtype=dtype)
+            self._model_update_group.broadcast(weight, src=0)
+            self.model_runner.model.load_weights(weights=[(name, weight.to(self.model_config.dtype))])
+
+    return CPUWorkerWrap
+
+
+def __getattr__(name: str):
+    if name == "CPUWorkerWrap":  # built on first use, because it imports vLLM
+        globals()[name] = _worker_wrap()
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def build_operators() -> None:
+    """Compile the operators DeepSpeed needs on a CPU now, instead of during the first training run."""
+    activate()
+    from deepspeed.ops.op_builder.cpu import FusedAdamBuilder, ShareMemCommBuilder
+
+    for builder in (FusedAdamBuilder, ShareMemCommBuilder):
+        builder().load()
+
+
+if __name__ == "__main__":
+    build_operators()

@@ -1,0 +1,191 @@
+"""`TeamPromptDataset`: OpenRLHF's prompt dataset whose prompts carry a draw from a pool of agents' responses."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from openrlhf.datasets import PromptDataset
+
+from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.pool import majority
+from openrlhf_mlpo.prompts import PromptRenderer, load_template
+from openrlhf_mlpo.verify import canonical
+
+POOL_COLUMNS = ("id", "task", "question", "answer", "responses")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One response per agent for one training prompt, in the shuffled order the leader sees; empty for solo."""
+
+    texts: tuple[str, ...]
+    answers: tuple[str | None, ...]
+    correct: tuple[bool, ...]
+
+    @property
+    def majority(self) -> bool | None:
+        """True or False: more than half of the agents share an answer, and it is right or wrong. None: no majority."""
+        return majority(self.answers, self.correct) if self.correct else None
+
+
+def make_draw(
+    responses: Sequence[dict],
+    question_id: str,
+    *,
+    seed: int,
+    episode: int | str,
+    team_size: int = 0,
+    solo_fraction: float = 0.0,
+    task: str = "exact",
+) -> Draw:
+    """Draw one response per agent; depends on nothing but the arguments, so a resumed run sees the same prompts.
+
+    `team_size` agents are chosen at random when it is neither 0 nor the whole team. The order is shuffled: position
+    must not tell the leader who speaks. One draw serves all G samples of a prompt, as the group baseline requires.
+    """
+    rng = random.Random(f"{seed}:{episode}:{question_id}")
+    if rng.random() < solo_fraction:
+        return Draw((), (), ())
+    by_agent: dict[str, list[dict]] = {}
+    for response in responses:
+        by_agent.setdefault(response["agent"], []).append(response)
+    agents = sorted(by_agent)
+    chosen = [rng.choice(by_agent[agent]) for agent in rng.sample(agents, team_size or len(agents))]
+    answers = (None if r["answer"] is None else canonical(r["answer"], task) for r in chosen)
+    return Draw(tuple(r["text"] for r in chosen), tuple(answers), tuple(bool(r["correct"]) for r in chosen))
+
+
+class TeamPromptDataset(PromptDataset):
+    """Rows of one or more pools as leader prompts, rendered when asked for and never before.
+
+    Takes the place of `openrlhf.datasets.PromptDataset` and returns what it returns: (datasource, prompt, label,
+    image). The label is a JSON object with the gold answer and what the draw looked like, for reward and metrics.
+    For evaluation every question stands twice, with a fixed draw (datasource `…team`) and alone (`…solo`), so that
+    OpenRLHF logs the two accuracies apart.
+    """
+
+    def __init__(self, dataset, tokenizer, strategy, input_template=None, *, evaluation: bool = False) -> None:
+        """`dataset`: a `datasets.Dataset` with the pool columns. Raises UserError when it is not a usable pool."""
+        args = strategy.args
+        check_columns(dataset.column_names, args.eval.dataset if evaluation else args.mlpo.pool)
+        self.strategy = strategy
+        self.tokenizer = tokenizer
+        self.evaluation = evaluation
+        self.seed = args.train.seed
+        self.team_size = args.mlpo.team_size
+        self.solo_fraction = args.mlpo.solo_fraction
+        self.renderer = PromptRenderer(
+            tokenizer, load_template(args.mlpo.template), prompt_budget(args), show=args.mlpo.show
+        )
+        self.dataset = dataset
+        keep = np.ones(len(dataset), bool) if evaluation else keep_questions(dataset, args.mlpo.drop_correct)
+        self.rows = np.flatnonzero(keep)
+        if not len(self.rows):
+            raise UserError(
+                f"--mlpo.pool {args.mlpo.pool}: no question is left: in all {len(dataset)} at least "
+                f"{args.mlpo.drop_correct:.0%} of the responses are correct; raise --mlpo.drop_correct"
+            )
+        if strategy.is_rank_0():
+            print(f"pool: {len(self.rows)} of {len(dataset)} questions {'to evaluate on' if evaluation else 'kept'}")
+        # Shared memory, so that data loader workers see the episode too.
+        self._episode = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def set_episode(self, episode: int) -> None:
+        """Say which pass over the questions this is: each has draws of its own."""
+        self._episode[0] = episode
+
+    def __len__(self) -> int:
+        return len(self.rows) * (2 if self.evaluation else 1)
+
+    def __getitem__(self, index: int):
+        solo = self.evaluation and index % 2 == 1
+        row = self.dataset[int(self.rows[index // 2 if self.evaluation else index])]
+        draw = make_draw(
+            row["responses"],
+            row["id"],
+            seed=self.seed,
+            episode="evaluation" if self.evaluation else int(self._episode),
+            team_size=self.team_size,
+            solo_fraction=float(solo) if self.evaluation else self.solo_fraction,
+            task=row["task"],
+        )
+        source = f"{row['task']}_{'team' if draw.texts else 'solo'}"
+        prompt = self.renderer.render(row["question"], shown(draw, self.renderer.show))
+        return source, prompt, make_label(row, draw), None
+
+
+def keep_questions(dataset, max_correct: float) -> np.ndarray:
+    """Which rows of a pool have less than `max_correct` of their responses right (`pool.keep_question`, on columns).
+
+    Returns a boolean array of shape (rows,). Only the verdicts are read, so millions of rows take seconds.
+    """
+    kept = [np.zeros(0, bool)]
+    for batch in dataset.select_columns(["responses"]).with_format("arrow").iter(batch_size=20_000):
+        lists = batch["responses"].combine_chunks()
+        counts = np.diff(lists.offsets.to_numpy())
+        right = np.append(0, np.cumsum(pc.struct_field(lists.flatten(), "correct").to_numpy(zero_copy_only=False)))
+        ends = np.cumsum(counts)
+        kept.append(right[ends] - right[ends - counts] < max_correct * counts)
+    return np.concatenate(kept)
+
+
+def shown(draw: Draw, show: str) -> list[str]:
+    """What the leader sees of each response: all of it, or with `show="answer"` its final answer alone."""
+    if show == "full":
+        return list(draw.texts)
+    return [answer if answer is not None else "(no answer)" for answer in draw.answers]
+
+
+def make_label(row: dict, draw: Draw) -> str:
+    """The label OpenRLHF hands to the reward function and keeps in `Experience.labels`, as a JSON object."""
+    label = {"answer": row["answer"], "task": row["task"], "id": row["id"]}
+    for optional in ("subtask", "choices"):
+        if row.get(optional):
+            label[optional] = row[optional]
+    if draw.texts:
+        label |= {"agents_correct": sum(draw.correct), "majority": draw.majority}
+    return json.dumps(label, ensure_ascii=False)
+
+
+def prompt_budget(args) -> int:
+    """Tokens a leader prompt may have: OpenRLHF's `--data.max_len` counts prompt and response together."""
+    return args.data.max_len - (args.rollout.max_new_tokens or args.data.max_len // 2)
+
+
+def check_columns(columns: Sequence[str], path: str) -> None:
+    """Raise UserError unless these are the columns of a pool."""
+    if missing := [name for name in POOL_COLUMNS if name not in columns]:
+        raise UserError(
+            f"{path}: column {missing[0]!r} is missing (found {', '.join(columns)}); a pool is made by "
+            "python3 -m openrlhf_mlpo.cli.sample_team"
+        )
+
+
+def check_dataset(dataset, tokenizer, args, path: str) -> None:
+    """Find, before any engine starts, what would stop a run hours later. Raises UserError.
+
+    Team size, that every question fits its budget, and that every agent answered every question.
+    """
+    check_columns(dataset.column_names, path)
+    if not len(dataset):
+        raise UserError(f"{path}: the pool has no questions")
+    agents = Counter(response["agent"] for response in dataset[0]["responses"])
+    if args.mlpo.team_size > len(agents):
+        raise UserError(
+            f"--mlpo.team_size {args.mlpo.team_size}: the team of {path} has {len(agents)} agents "
+            f"({', '.join(sorted(agents))})"
+        )
+    renderer = PromptRenderer(tokenizer, load_template(args.mlpo.template), prompt_budget(args), show=args.mlpo.show)
+    team_size = args.mlpo.team_size or len(agents)
+    for number, question in enumerate(dataset["question"], 1):
+        try:
+            renderer.check_fits(question, team_size)
+        except UserError as error:
+            raise UserError(f"{path}: row {number}: {error}") from None

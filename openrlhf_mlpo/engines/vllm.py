@@ -1,0 +1,147 @@
+"""vLLM inside this process: one continuous batch over all prompts, each result handed out as it is done."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from openrlhf_mlpo.engines import TOO_LONG, Completion, Conversation, Engine, Sampling, Seeds, seed_of
+from openrlhf_mlpo.errors import UserError
+
+
+_QUIET = {"disable_log_stats": True, "use_tqdm_on_load": False}
+
+
+class VllmEngine(Engine):
+    """`engine_args` are those of `vllm.LLM`, and `chat_template_kwargs` for the model's chat template."""
+
+    def __init__(self, model: str, engine_args: dict):
+        from openrlhf_mlpo.cpu import prepare_vllm, use_cpu, vllm_engine_args
+
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are about its own choices, not the user's
+        prepare_vllm()
+        if use_cpu():
+            # A second process for the engine core costs 40 s of imports per engine and the cores it runs on; in this
+            # process an engine starts in 1 to 2 s once vLLM is imported. On a GPU the second process pays: it hides
+            # tokenization and detokenization, and its end gives all GPU memory back.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            # vLLM would pin this process to cores, and everything it starts later would inherit that.
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+            # torch read OMP_NUM_THREADS when it was imported, perhaps before prepare_vllm set it. Threads that wait for
+            # each other on busy cores made a tiny model 9 times slower.
+            import torch
+
+            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        settings = dict(engine_args)
+        self._template_args = settings.pop("chat_template_kwargs", {})
+        if not isinstance(settings.get("model", ""), str) or "model" in settings:
+            raise UserError(f"model {model!r}: name the model once, not in engine_args too")
+        _check_local(model)
+        self._llm = None
+        try:
+            from vllm import LLM
+
+            self._llm = LLM(model=model, **{**_QUIET, **vllm_engine_args(), **settings})
+        except ImportError as error:
+            raise UserError(f"the vllm engine needs vLLM, which does not import here: {_one_line(error)}") from error
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"model {model!r}: vLLM could not start it: {_one_line(error)}") from error
+        self.model = model
+        self.tokenizer = self._llm.get_tokenizer()
+        config = self._llm.llm_engine.vllm_config
+        self.max_model_len = config.model_config.max_model_len
+        # More requests than can run at once, so that the scheduler never waits for us, yet few enough that a pool of
+        # millions is not tokenized up front.
+        self._window = 2 * config.scheduler_config.max_num_seqs
+
+    def stream(
+        self, conversations: Sequence[Conversation], *, n: int = 1, seed: Seeds = 0, sampling: Sampling | None = None
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """See `Engine.stream`. A prompt that leaves no room for a token gets empty `TOO_LONG` completions."""
+        if self._llm is None:
+            raise RuntimeError("this engine is closed")
+        sampling = sampling or Sampling()
+        engine = self._llm.llm_engine
+        window = max(1, self._window // n)
+        running: dict[str, tuple[int, str]] = {}  # the id that results carry -> conversation, vLLM's internal id
+        position, total = 0, len(conversations)
+        try:
+            while running or position < total:
+                while position < total and len(running) < window:
+                    conversation = conversations[position]
+                    tokens = self._encode(conversation)
+                    if len(tokens) >= self.max_model_len:
+                        yield position, [Completion("", len(tokens), 0, TOO_LONG)] * n
+                    else:
+                        params = self._params(sampling, n, seed_of(seed, position, conversation), len(tokens))
+                        (internal,) = self._llm.enqueue([{"prompt_token_ids": tokens}], params, use_tqdm=False)
+                        running[internal.rsplit("-", 1)[0]] = (position, internal)
+                    position += 1
+                if not running:
+                    continue
+                for output in engine.step():
+                    if output.finished:
+                        index, _ = running.pop(output.request_id)
+                        yield index, [_completion(output, sample) for sample in output.outputs]
+        finally:
+            if running:  # the caller stopped early
+                engine.abort_request([internal for _, internal in running.values()], internal=True)
+
+    def close(self) -> None:
+        """End the engine and free its memory, so that the next agent's engine can start in this process."""
+        llm, self._llm, self.tokenizer = self._llm, None, None
+        if llm is None:
+            return
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+
+    def _encode(self, conversation: Conversation) -> list[int]:
+        """Token ids as OpenRLHF makes them: the chat template brings its own special tokens, none are added."""
+        if not isinstance(conversation, str):
+            try:
+                conversation = self.tokenizer.apply_chat_template(
+                    conversation, tokenize=False, add_generation_prompt=True, **self._template_args
+                )
+            except Exception as error:  # Jinja's, a missing template's: whatever the model's template raises
+                raise UserError(f"model {self.model!r}: its chat template failed: {_one_line(error)}") from error
+        return list(self.tokenizer(conversation, add_special_tokens=False)["input_ids"])
+
+    def _params(self, sampling: Sampling, n: int, seed: int | None, prompt_tokens: int):
+        from vllm import SamplingParams
+
+        room = self.max_model_len - prompt_tokens
+        return SamplingParams(
+            n=n,
+            seed=seed,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            max_tokens=min(sampling.max_tokens or room, room),
+            stop=list(sampling.stop),
+        )
+
+
+def _completion(output, sample) -> Completion:
+    return Completion(sample.text, len(output.prompt_token_ids), len(sample.token_ids), sample.finish_reason or "stop")
+
+
+def _check_local(model: str) -> None:
+    """Say at once when a model that is a path is not there; a name is left to the Hugging Face libraries."""
+    path = Path(model).expanduser()
+    if model.startswith((".", "/", "~")) and not path.exists():
+        raise UserError(f"model {model!r}: no such directory")
+    if path.is_dir() and not (path / "config.json").exists():
+        raise UserError(f"model {model!r}: the directory has no config.json, so it is no saved model")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return (text[:300] + "…") if len(text) > 300 else text or type(error).__name__

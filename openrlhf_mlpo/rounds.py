@@ -1,0 +1,225 @@
+"""The leader-team protocol at inference: T rounds in which the team answers, then the leader (paper, inference).
+
+`leader_team` is the whole flow. It goes through all questions of a round at once, one batch per model, because a batch
+costs a fraction of the same prompts sent one by one. Nothing is judged here: `Turn`s keep every message, token count
+and time, and eval/ says which are right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openrlhf_mlpo.prompts import (
+    PromptRenderer,
+    PromptTemplate,
+    agent_messages,
+    keep_end,
+    leader_messages,
+    share_budget,
+)
+from openrlhf_mlpo.verify import extract_answer
+
+Prompt = str | list[dict]  # a rendered string or chat messages, as engines take them
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of one model. `seconds` is its share of the batch's wall time, not the wait of a lone user."""
+
+    player: str
+    round: int
+    prompt: Prompt
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """What happened to one question in one round; `responses` in team order."""
+
+    responses: tuple[Turn, ...]
+    output: Turn
+
+
+# (prompts, n, seed) -> per prompt, n completions with the fields of `engines.Completion`; and the wall seconds it took.
+Generate = Callable[[Sequence[Prompt], int, int], tuple[list[list[Any]], float]]
+
+
+def timed(engine, sampling) -> Generate:
+    """An engine of `openrlhf_mlpo.engines` as the `Generate` of a `Player`."""
+
+    def generate(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[list[list[Any]], float]:
+        start = time.perf_counter()
+        completions = engine.generate(list(prompts), n=n, seed=seed, sampling=sampling)
+        return completions, time.perf_counter() - start
+
+    return generate
+
+
+@dataclass
+class Player:
+    """A model that takes part, agent or leader. With `renderer`, its leader prompts are rendered to fit its budget;
+    with `tokenizer` and `max_prompt_tokens`, what an agent is shown in rounds t > 0 is cut to fit."""
+
+    name: str
+    generate: Generate
+    renderer: PromptRenderer | None = None
+    tokenizer: Any = None
+    max_prompt_tokens: int = 0  # 0: no limit
+    about: dict = field(default_factory=dict)  # for the manifest: model, engine, sampling
+    system: str = ""  # put before the agent's messages when the team file gives one
+    template: PromptTemplate | None = None  # an agent's own, in place of the run's
+
+    def ask(self, prompts: Sequence[Prompt], *, round: int = 0, n: int = 1, seed: int = 0) -> list[list[Turn]]:
+        """`n` turns per prompt. Equal requests get equal seeds, so a method may ask again for what another has asked."""
+        if not prompts:
+            return []
+        completions, seconds = self.generate(prompts, n, call_seed(seed, round, self.name))
+        share = seconds / (len(prompts) * n)
+        return [
+            [
+                Turn(self.name, round, prompt, c.text, c.prompt_tokens, c.completion_tokens, str(c.finish_reason), share)
+                for c in samples
+            ]
+            for prompt, samples in zip(prompts, completions, strict=True)
+        ]
+
+    def agent_prompt(self, template: PromptTemplate, question: str, own: str | None, leader: str | None) -> list[dict]:
+        """What this agent is sent: the question, and from round 1 its last response and the leader's last output."""
+
+        def build(own: str | None, leader: str | None) -> list[dict]:
+            return self.with_system(agent_messages(self.template or template, question, own=own, leader=leader))
+
+        texts = self.fit([own or "", leader or ""], lambda texts: build(*texts)) if own is not None else (None, None)
+        return build(*texts)
+
+    def leader_prompt(
+        self, template: PromptTemplate, question: str, responses: Sequence[str], last_output: str | None = None
+    ) -> Prompt:
+        """What this leader is sent; no responses: solo. The leader's history is carried in the user turn."""
+        if self.renderer is not None:
+            if self.renderer.show == "answer":  # as `dataset.shown` does in training
+                responses = [extract_answer(text) or "(no answer)" for text in responses]
+            return self.renderer.render(question, responses, last_output)
+        return leader_messages(template, question, responses, last_output=last_output)
+
+    def with_system(self, messages: list[dict]) -> list[dict]:
+        if not self.system:
+            return messages
+        rest = [message for message in messages if message["role"] != "system"]
+        return [{"role": "system", "content": self.system}, *rest]
+
+    def fit(self, texts: Sequence[str], build: Callable[[Sequence[str]], list[dict]]) -> list[str]:
+        """The texts, cut from their beginnings (the answer is at the end) until `build(texts)` fits the budget."""
+        texts = list(texts)
+        if not (self.tokenizer and self.max_prompt_tokens):
+            return texts
+
+        def count(text: str) -> int:
+            return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        def size(texts: Sequence[str]) -> int:
+            messages = build(texts)
+            if not getattr(self.tokenizer, "chat_template", None):
+                return count("\n".join(message["content"] for message in messages))
+            return count(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+        excess = size(texts) - self.max_prompt_tokens
+        lengths = [count(text) for text in texts]
+        room = sum(lengths)
+        while excess > 0 and room > 0:
+            room -= excess  # pieces can tokenize to a few more tokens together than apart, hence the loop
+            budgets = share_budget(lengths, room)
+            texts = [keep_end(self.tokenizer, text, budget) for text, budget in zip(texts, budgets)]
+            excess = size(texts) - self.max_prompt_tokens
+        return texts
+
+
+def call_seed(seed: int, round: int, name: str) -> int:
+    """A 31-bit seed for one model in one round, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{round}/{name}".encode()).digest()[:4], "big") >> 1
+
+
+def shown_order(k: int, seed: int, question_id: str) -> list[int]:
+    """The order in which a question's K responses are shown: shuffled, as in training, so that a place carries no
+    identity; the same in every round, so that the leader's last output can still say "response 2"."""
+    order = list(range(k))
+    random.Random(f"{seed}/{question_id}").shuffle(order)
+    return order
+
+
+def team_answers(
+    team: Sequence[Player], questions: Sequence[Mapping], template: PromptTemplate, *, n: int = 1, seed: int = 0
+) -> list[list[list[Turn]]]:
+    """Round 0 of the team, without a leader: `[question][agent][sample]`."""
+    by_agent = [
+        agent.ask([agent.agent_prompt(template, q["question"], None, None) for q in questions], n=n, seed=seed)
+        for agent in team
+    ]
+    return [list(of_question) for of_question in zip(*by_agent, strict=True)]
+
+
+def leader_team(
+    team: Sequence[Player],
+    leaders: Sequence[Player],
+    questions: Sequence[Mapping],
+    template: PromptTemplate,
+    *,
+    rounds: int,
+    seed: int = 0,
+    settled: Callable[[Mapping, str, str], bool] | None = None,
+) -> dict[str, list[list[Round]]]:
+    """Play every question with every leader: `{leader: [question][round]}`.
+
+    Round 0's responses are the same for all leaders (a paired comparison); after it each leader has a team of its own.
+    Models take turns in the outer loops, so a model that must be loaded is loaded once a round for all leaders.
+    `settled(question, last_output, output)` ends a question early; None plays all rounds.
+    """
+    played: dict[str, list[list[Round]]] = {leader.name: [[] for _ in questions] for leader in leaders}
+    open_: dict[str, list[int]] = {leader.name: list(range(len(questions))) for leader in leaders}
+    first = [[samples[0] for samples in agents] for agents in team_answers(team, questions, template, seed=seed)]
+    for t in range(rounds):
+        responses: dict[str, dict[int, list[Turn]]] = {name: {i: [] for i in open_[name]} for name in played}
+        for k, agent in enumerate(team):
+            for name, episodes in played.items():
+                if t == 0:
+                    turns = [[first[i][k]] for i in open_[name]]
+                else:
+                    last = [episodes[i][-1] for i in open_[name]]
+                    prompts = [
+                        agent.agent_prompt(template, questions[i]["question"], r.responses[k].text, r.output.text)
+                        for i, r in zip(open_[name], last)
+                    ]
+                    turns = agent.ask(prompts, round=t, seed=seed)
+                for i, turn in zip(open_[name], turns):
+                    responses[name][i].append(turn[0])
+        for leader in leaders:
+            episodes, live = played[leader.name], open_[leader.name]
+            prompts = []
+            for i in live:
+                order = shown_order(len(team), seed, questions[i]["id"])
+                shown = [responses[leader.name][i][k].text for k in order]
+                last_output = episodes[i][-1].output.text if t else None
+                prompts.append(leader.leader_prompt(template, questions[i]["question"], shown, last_output))
+            for i, output in zip(live, leader.ask(prompts, round=t, seed=seed)):
+                episodes[i].append(Round(tuple(responses[leader.name][i]), output[0]))
+            if settled and t:
+                outputs = {i: (episodes[i][-2].output.text, episodes[i][-1].output.text) for i in live}
+                open_[leader.name] = [i for i in live if not settled(questions[i], *outputs[i])]
+    return played
+
+
+def leader_solo(
+    leader: Player, questions: Sequence[Mapping], template: PromptTemplate, *, n: int = 1, seed: int = 0
+) -> list[list[Turn]]:
+    """The leader alone, `[question][sample]`."""
+    prompts = [leader.leader_prompt(template, q["question"], []) for q in questions]
+    return leader.ask(prompts, n=n, seed=seed)

@@ -1,0 +1,97 @@
+"""Statistics of an evaluation: intervals, paired differences, tests. All of it is statsmodels' and scipy's; see each line.
+
+An outcome is 1.0 (right) or 0.0 (wrong) per question; paired arrays hold the same questions in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.stats import bootstrap
+from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+RESAMPLES = 9999
+# Below this many discordant pairs McNemar's chi-square is too rough: the exact binomial test is used (statsmodels' advice).
+EXACT_BELOW = 25
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Outcomes `a` against `b` on the same questions: mean difference, its 95 % interval, McNemar's p."""
+
+    diff: float
+    ci95: tuple[float, float]
+    p: float
+    only_a: int  # questions that only `a` got right
+    only_b: int
+    n: int
+
+    def as_dict(self) -> dict:
+        return {**asdict(self), "ci95": list(self.ci95)}
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a proportion; (0, 1) when nothing was observed."""
+    if n == 0:
+        return 0.0, 1.0
+    low, high = proportion_confint(successes, n, alpha=0.05, method="wilson")
+    return float(low), float(high)
+
+
+def bootstrap_interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of per-question differences (questions are resampled, so pairs stay).
+
+    The percentile method, because the bias-corrected one needs n x n memory. All differences equal: that value twice.
+    """
+    d = np.asarray(differences, dtype=float)
+    if len(d) == 0:
+        return float("-inf"), float("inf")
+    if len(d) == 1 or (d == d[0]).all():
+        return float(d[0]), float(d[0])
+    result = bootstrap(
+        (d,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        batch=max(1, 2_000_000 // len(d)),  # bounds memory to some tens of MB
+        rng=np.random.default_rng(seed),
+        vectorized=True,
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
+    """Two-sided p of McNemar's test; exact below `EXACT_BELOW` discordant pairs, else chi-square with continuity correction."""
+    a, b = np.asarray(a) > 0.5, np.asarray(b) > 0.5
+    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
+    discordant = table[0][1] + table[1][0]
+    if discordant == 0:
+        return 1.0
+    return float(_mcnemar(table, exact=discordant < EXACT_BELOW, correction=True).pvalue)
+
+
+def paired(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Paired:
+    """Compare two methods on the same questions. Raises ValueError when the lengths differ."""
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError(f"paired outcomes of {len(a)} and {len(b)} questions")
+    d = a - b
+    return Paired(
+        diff=float(d.mean()) if len(d) else 0.0,
+        ci95=bootstrap_interval(d, seed),
+        p=mcnemar(a, b),
+        only_a=int((d > 0).sum()),
+        only_b=int((d < 0).sum()),
+        n=len(d),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of p-values for the number of comparisons made."""
+    if not len(p_values):
+        return []
+    return [float(p) for p in multipletests(p_values, method="holm")[1]]

@@ -1,0 +1,155 @@
+"""MLPO in OpenRLHF's trainers: Dr. GRPO's loss normaliser, draws that follow the episode, leader-team metrics.
+
+Everything else (rollouts, advantages `R - mean(R)`, clipping, KL, checkpoints, logging) is OpenRLHF's own. Each class
+here extends the OpenRLHF class of the same role; `openrlhf_mlpo.register` puts them in place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+
+import openrlhf.trainer.ppo_trainer as ppo_trainer
+import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+import openrlhf.trainer.ray.ppo_actor as ppo_actor
+import ray
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.utils.loss_utils import get_loss_batch_info
+
+from openrlhf_mlpo import register
+
+
+class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
+    """The policy update, with `--mlpo.loss_norm constant` dividing by samples x length instead of by tokens."""
+
+    def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
+        if self.args.mlpo.loss_norm == "constant":
+            if loss_batch_info is None:  # OpenRLHF computes it inside training_step with dynamic batches
+                loss_batch_info = get_loss_batch_info(
+                    self.strategy,
+                    experience.action_mask,
+                    replay_buffer=self.replay_buffer,
+                    step=step,
+                    dynamic_batch=self.args.train.dynamic_batch_enable,
+                )
+            length = self.args.rollout.max_new_tokens or self.args.data.max_len
+            loss_batch_info = constant_loss_norm(loss_batch_info, length)
+        return super().training_step(experience, kl_ctl, step, loss_batch_info)
+
+
+def constant_loss_norm(loss_batch_info: dict, length: int) -> dict:
+    """Dr. GRPO's normaliser for OpenRLHF's `aggregate_loss`: number of samples in the optimizer step x `length`.
+
+    GRPO's division by each response's own length favours long wrong and short right answers; dividing by a constant
+    (here the longest response allowed) removes that (Liu et al., "Understanding R1-Zero-Like Training", 2503.20783,
+    section 3). `aggregate_loss` divides the masked sum over tokens by `batch_num_tokens`; OpenRLHF has already taken
+    gradient accumulation and data-parallel ranks into `global_batch_size`, so both hold for the product as well.
+    """
+    return {**loss_batch_info, "batch_num_tokens": loss_batch_info["global_batch_size"] * length}
+
+
+class MLPOSamplesGenerator(SamplesGenerator):
+    """Rollouts whose prompts are drawn anew in each episode, and the same again after a resume.
+
+    The episode is counted from the prompts consumed, which checkpoints hold, and not from OpenRLHF's loop: resumed
+    right at the end of a pass, that loop may run one more under the old number.
+    """
+
+    prompts_consumed = 0
+
+    def generate_samples(self, **generate_kwargs):
+        dataset = self.prompts_dataloader.dataset
+        if getattr(self, "_dataloader_iter", None) is None:
+            dataset.set_episode(self.prompts_consumed // max(len(dataset), 1))
+        result = super().generate_samples(**generate_kwargs)
+        self.prompts_consumed += result[2]
+        return result
+
+
+class _LeaderMetrics:
+    """Adds the leader-team metrics to what OpenRLHF logs of each rollout batch."""
+
+    def _compute_rollout_stats(self, experiences):
+        stats = super()._compute_rollout_stats(experiences)
+        outcomes = (
+            outcome
+            for experience in experiences
+            for outcome in zip(
+                experience.labels,
+                experience.info.get("accuracy", experience.scores).tolist(),
+                experience.info["format"].tolist() if "format" in experience.info else [None] * len(experience.labels),
+            )
+        )
+        return stats | leader_metrics(outcomes)
+
+
+def leader_metrics(outcomes: Iterable[tuple[str, float, float | None]]) -> dict[str, float]:
+    """Leader-team metrics of a batch of leader outputs.
+
+    `outcomes`: (label, accuracy in [0, 1], format in [0, 1] or None where the reward does not tell) per output.
+    Returns means, each key only where the batch has such outputs: `mlpo/accuracy_team`, `mlpo/accuracy_solo`,
+    `mlpo/accuracy_agents_correct_N` (N agents of the draw were right), `mlpo/overrides_wrong_majority`,
+    `mlpo/misled_from_right_majority`, `mlpo/format_rate`.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for label_text, accuracy, form in outcomes:
+        label = json.loads(label_text)
+        if form is not None:
+            values["format_rate"].append(form)
+        if "agents_correct" not in label:
+            values["accuracy_solo"].append(accuracy)
+            continue
+        values["accuracy_team"].append(accuracy)
+        values[f"accuracy_agents_correct_{label['agents_correct']}"].append(accuracy)
+        if label["majority"] is False:
+            values["overrides_wrong_majority"].append(accuracy)
+        elif label["majority"] is True:
+            values["misled_from_right_majority"].append(1 - accuracy)
+    return {f"mlpo/{name}": sum(numbers) / len(numbers) for name, numbers in sorted(values.items())}
+
+
+class MLPOTrainer(_LeaderMetrics, register.plain_class(ppo_trainer.PPOTrainer)):
+    """OpenRLHF's synchronous trainer on a pool."""
+
+    def __init__(self, pretrain, strategy, *args, **kwargs):
+        register.use_team_data(strategy.args)
+        super().__init__(pretrain, strategy, *args, **kwargs)
+
+    def init_checkpoint_states(self):
+        states = super().init_checkpoint_states()
+        self.samples_generator.prompts_consumed = states["total_consumed_prompts"]
+        return states
+
+
+class MLPOGenerateSamplesActor(register.plain_class(ppo_trainer_async.GenerateSamplesActor)):
+    """OpenRLHF's asynchronous rollout side on a pool."""
+
+    def __init__(self, pretrain, strategy, *args, **kwargs):
+        register.use_team_data(strategy.args)
+        super().__init__(pretrain, strategy, *args, **kwargs)
+
+    def fit(self, episode, total_consumed_prompts):
+        self.samples_generator.prompts_consumed = total_consumed_prompts
+        return super().fit(episode, total_consumed_prompts)
+
+
+class MLPOTrainingActor(_LeaderMetrics, register.plain_class(ppo_trainer_async.TrainingActor)):
+    """OpenRLHF's asynchronous training side, with leader-team metrics."""
+
+
+class MLPOTrainerAsync(register.plain_class(ppo_trainer_async.PPOTrainerAsync)):
+    """OpenRLHF's asynchronous trainer on a pool."""
+
+    def __init__(self, *args, **kwargs):
+        ppo_trainer_async.GenerateSamplesActor = ray.remote(MLPOGenerateSamplesActor)
+        ppo_trainer_async.TrainingActor = ray.remote(MLPOTrainingActor)
+        super().__init__(*args, **kwargs)
+
+
+class MLPOPolicyModelActor(register.plain_class(ppo_actor.PolicyModelActor)):
+    """OpenRLHF's policy worker with MLPO's policy update."""
+
+    def init_model_from_pretrained(self, *args, **kwargs):
+        ppo_actor.ActorPPOTrainer = MLPOActorTrainer
+        return super().init_model_from_pretrained(*args, **kwargs)

@@ -1,0 +1,181 @@
+"""From what OpenRLHF hands a reward function to the answer the model committed to.
+
+The prompt holds other agents' answers, so nothing here ever searches it: when the start of the response cannot be
+found, there is no response. Every scan is linear in the text, whatever the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MAX_RESPONSE = 200_000  # characters; only the end of a longer response is read (an answer is at its end)
+MIN_CUT_MATCH = 24  # non-blank characters of a left-cut prompt that must be found before we believe it is the prompt
+
+END_TOKENS = (
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<|end|>", "<|return|>", "</s>",
+    "<eos>", "<end_of_turn>", "<turn|>", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "[PAD]", "[EOS]", "<|eos|>",
+    "<｜end▁of▁sentence｜>",
+)  # fmt: skip
+
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_BOXED_TOKENS = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\.|[{}]", re.DOTALL)
+_DASHES = dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\u2014\u2015\ufe58\ufe63\uff0d"), "-")
+_BLANKS = re.compile(r"\s+")
+
+
+def response_of(query: str, prompt: str) -> str | None:
+    """The response in `query` = decode(prompt tokens + response tokens); None when its start cannot be found.
+
+    `query` may differ from `prompt` in white space (word-level tokenizers), and OpenRLHF may have cut the prompt's
+    left end off. Tried in turn: the prompt as it is, the prompt without white space, the longest end of the prompt
+    that `query` starts with. End-of-text tokens at the end are dropped.
+    """
+    if query.startswith(prompt):
+        return strip_end_tokens(query[len(prompt) :])
+    bare_prompt, bare_query = "".join(prompt.split()), "".join(query.split())
+    if bare_query.startswith(bare_prompt):
+        taken = len(bare_prompt)
+    else:
+        taken = _overlap(bare_prompt, bare_query)
+        if taken < MIN_CUT_MATCH:
+            return None
+    return strip_end_tokens(_skip_non_blank(query, taken))
+
+
+def _skip_non_blank(text: str, count: int) -> str:
+    """`text` after its first `count` characters that are not white space."""
+    for run in re.finditer(r"\S+", text):
+        length = run.end() - run.start()
+        if count <= length:
+            return text[run.start() + count :]
+        count -= length
+    return ""
+
+
+def _overlap(prompt: str, query: str) -> int:
+    """Length of the longest end of `prompt` that is a beginning of `query` (Knuth-Morris-Pratt: linear time)."""
+    pattern = query[: len(prompt)]
+    if not pattern:
+        return 0
+    fail = [0] * len(pattern)
+    state = 0
+    for index in range(1, len(pattern)):
+        while state and pattern[index] != pattern[state]:
+            state = fail[state - 1]
+        state += pattern[index] == pattern[state]
+        fail[index] = state
+    state = 0
+    for char in prompt:
+        if state == len(pattern):
+            state = fail[state - 1]
+        while state and char != pattern[state]:
+            state = fail[state - 1]
+        state += char == pattern[state]
+    return state
+
+
+def strip_end_tokens(text: str) -> str:
+    """Drop white space and end-of-text or padding tokens from the end."""
+    text = text.rstrip()
+    while text.endswith(END_TOKENS):
+        for token in END_TOKENS:
+            text = text.removesuffix(token)
+        text = text.rstrip()
+    return text
+
+
+def is_formatted(response: str) -> bool:
+    """Whether the response is exactly `<think>…</think>` then one non-empty `<answer>…</answer>`, white space aside."""
+    text = strip_end_tokens(response).lstrip()
+    if not (text.startswith("<think>") and text.endswith("</answer>")):
+        return False
+    if any(text.count(tag) != 1 for tag in ("<think>", "</think>", "<answer>", "</answer>")):
+        return False
+    middle, _, answer = text[: -len("</answer>")].partition("<answer>")
+    return middle.rstrip().endswith("</think>") and bool(answer.strip())
+
+
+def extract_answer(text: str, *, boxed: bool = True) -> str | None:
+    r"""The answer in a RESPONSE (never pass the prompt too): the last well-formed `<answer>` block after the thinking,
+    else, with `boxed`, the last balanced `\boxed{}` there. None when there is none or it is empty.
+
+    An `<answer>` inside `<think>` does not count. White space, Unicode digits and minus signs, `$…$` and a `\boxed{}`
+    around the whole answer are made plain; everything else is the verifiers' business.
+    """
+    text = text[-MAX_RESPONSE:]
+    text = text.rpartition("</think>")[2]
+    text = text.partition("<think>")[0]
+    block = _last_block(text)
+    if block is None:
+        if not boxed:
+            return None
+        found = _boxes(text)
+        block = found[-1] if found else ""
+    else:
+        found = _boxes(block)
+        if len(found) == 1:  # several boxes are several answers: the verifier sees them all
+            block = found[0]
+    return clean(block) or None
+
+
+def _last_block(text: str) -> str | None:
+    """Content of the last `<answer>…</answer>` that holds no other answer tag, or None."""
+    start, block = None, None
+    for tag in _TAG.finditer(text):
+        if not tag.group(1):
+            start = tag.end()
+        elif start is not None:
+            block, start = text[start : tag.start()], None
+    return block
+
+
+def _boxes(text: str) -> list[str]:
+    r"""Contents of every balanced `\boxed{}`, in the order they begin; of nested ones only the innermost."""
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return []
+    stack: list[tuple[int, bool]] = []  # where the content of each open brace begins, and whether it is a box
+    found: list[tuple[int, int]] = []
+    for token in _BOXED_TOKENS.finditer(text):
+        mark = token.group()
+        if len(mark) > 2:
+            stack.append((token.end(), True))
+        elif mark == "{":
+            stack.append((token.end(), False))
+        elif mark == "}" and stack:
+            start, is_box = stack.pop()
+            if is_box and not (found and found[-1][0] > start):
+                found.append((start, token.start()))
+    return [text[start:end] for start, end in found]
+
+
+def clean(text: str) -> str:
+    """Make an answer plain: ASCII digits and minus signs, single blanks, no control characters, no markup around it."""
+    if not text.isascii():
+        text = "".join(_plain(char) for char in text.translate(_DASHES))
+    text = _BLANKS.sub(" ", text.replace("\x00", "")).strip()
+    if not text.isprintable():
+        text = "".join(char for char in text if unicodedata.category(char)[0] != "C" or char == " ").strip()
+    while True:
+        inner = _unwrap(text)
+        if inner == text:
+            return text
+        text = inner
+
+
+def _plain(char: str) -> str:
+    if char.isascii():
+        return char
+    kind = unicodedata.category(char)
+    if kind == "Nd":
+        return str(unicodedata.digit(char))
+    return " " if kind == "Zs" else char
+
+
+def _unwrap(text: str) -> str:
+    for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`")):
+        if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):
+            inner = text[len(left) : -len(right)]
+            if left not in inner and not inner.endswith("\\"):
+                return inner.strip()
+    return text

@@ -1,0 +1,186 @@
+"""Make questions in the form of three real BIG-Bench Hard tasks, small enough for models that train on a laptop.
+
+    python3 recipes/quickstart/questions.py --split train --n 3000 --seed 0 --out runs/quickstart/train.jsonl
+
+Writes JSON Lines: {"task": "bbh", "subtask": ..., "question": ..., "answer": ...}. No row of BBH itself is used; the
+three forms (`boolean_expressions`, `dyck_languages`, `object_counting`) follow the published task descriptions, so a
+model trained here can be tried on the real rows. Deviation: bracket sequences are at most 16 long
+(BBH's reach 90) and half of the expressions have 9 or 10 words (BBH's have 8, which makes only 2,122 questions).
+
+The splits `agents` (what the team learns from), `train` (the leader) and `test` are disjoint by content for any seed
+and size: a question belongs to the split its own hash names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SPLITS = ("agents", "train", "test")
+_BUCKETS = {"agents": range(0, 5), "train": range(5, 8), "test": range(8, 10)}
+
+PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
+DYCK_FRAME = "Complete the rest of the sequence, making sure that the parentheses are closed properly. Input: "
+NUMBER_WORDS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+# category -> {singular: plural}; multi-word things keep BBH's habit of counting the unit ("two heads of broccoli").
+THINGS = {
+    "fruits": "apple orange banana plum grape peach:peaches nectarine strawberry:strawberries raspberry:raspberries "
+    "blackberry:blackberries",
+    "vegetables": "onion garlic carrot yam cauliflower cabbage potato:potatoes lettuce_head head_of_broccoli:"
+    "heads_of_broccoli stalk_of_celery:stalks_of_celery",
+    "animals": "cat dog rabbit snail frog cow pig chicken duck goat donkey snake bear mouse:mice fish:fish",
+    "musical instruments": "flute piano trombone violin accordion clarinet drum trumpet",
+    "objects": "table chair car stove oven couch bed lamp toaster microwave fridge",
+}
+
+
+def _nouns(spec: str) -> dict[str, str]:
+    """'apple mouse:mice' -> {'apple': 'apples', 'mouse': 'mice'}; underscores stand for blanks."""
+    pairs = (word.replace("_", " ").partition(":")[::2] for word in spec.split())
+    return {one: many or one + "s" for one, many in pairs}
+
+
+NOUNS = {category: _nouns(spec) for category, spec in THINGS.items()}
+_CATEGORY_OF = {word: c for c, nouns in NOUNS.items() for pair in nouns.items() for word in pair}
+
+
+def boolean_expression(rng: random.Random) -> tuple[str, str]:
+    """An expression of 8 to 10 words over True, False, and, or, not and brackets; the answer is Python's value of it."""
+
+    def grow(n: int) -> list[str]:
+        if n == 1:
+            return [rng.choice(("True", "False"))]
+        if n == 2 or rng.random() < 0.25:
+            return ["not", *grow(n - 1)]
+        if rng.random() < 0.3:
+            return ["(", *grow(n - 2), ")"]
+        left = rng.randrange(1, n - 1)
+        return [*grow(left), rng.choice(("and", "or")), *grow(n - 1 - left)]
+
+    words = " ".join(grow(rng.randint(8, 10)))
+    return f"{words} is", str(_value(words.split()))
+
+
+def dyck_language(rng: random.Random) -> tuple[str, str]:
+    """An unfinished sequence of up to 14 brackets; the answer closes what is open (at most three brackets)."""
+    while True:
+        length, stack, out = rng.randint(2, 14), [], []
+        for _ in range(length):
+            if not stack or (len(stack) < 6 and rng.random() < 0.5):
+                stack.append(rng.choice(list(PAIRS)))
+                out.append(stack[-1])
+            else:
+                out.append(PAIRS[stack.pop()])
+        if 1 <= len(stack) <= 3:
+            return DYCK_FRAME + " ".join(out), " ".join(PAIRS[b] for b in reversed(stack))
+
+
+def object_counting(rng: random.Random) -> tuple[str, str]:
+    """Two to five kinds of things, at most one of them of another category; the answer is the sum of the rest."""
+    while True:
+        category = rng.choice(list(NOUNS))
+        kinds = rng.randint(2, 5)
+        others = 0 if category == "objects" else min(rng.choice((0, 0, 0, 0, 1)), kinds - 1)
+        names = rng.sample(list(NOUNS[category]), kinds - others)
+        strangers = [n for c in NOUNS if c != category for n in NOUNS[c]]
+        names += rng.sample(strangers, others)
+        rng.shuffle(names)
+        total, parts = 0, []
+        for name in names:
+            count = rng.choice((1, 1, 1, 1, 1, 2, 2, 3, 3, 4))
+            own = _CATEGORY_OF[name]
+            article = "an" if name[0] in "aeiou" else "a"
+            word = {1: article, 2: "two", 3: "three", 4: "four", 5: "five"}[count]
+            parts.append(f"{word} {name if count == 1 else NOUNS[own][name]}")
+            total += count * (own == category)
+        if total <= 20:
+            return f"I have {', '.join(parts[:-1])}, and {parts[-1]}. How many {category} do I have?", str(total)
+
+
+MAKERS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+    "boolean_expressions": boolean_expression,
+    "dyck_languages": dyck_language,
+    "object_counting": object_counting,
+}
+
+
+def work(subtask: str, question: str) -> str:
+    """A short, right derivation of a question's answer (without the answer itself), for the leader's solo traces.
+
+    Boolean: the values of the outermost terms; brackets: what is open, in order; counting: the running sum.
+    """
+    if subtask == "dyck_languages":
+        stack: list[str] = []
+        for bracket in question[len(DYCK_FRAME):].split():
+            stack.append(bracket) if bracket in PAIRS else stack.pop()
+        return "open " + " ".join(stack)
+    if subtask == "object_counting":
+        listed, _, asked = question.removeprefix("I have ").partition(". How many ")
+        category, total, sums = asked.removesuffix(" do I have?"), 0, []
+        for part in listed.split(", "):
+            number, _, name = part.removeprefix("and ").partition(" ")
+            total += NUMBER_WORDS[number] * (_CATEGORY_OF[name] == category)
+            sums.append(str(total))
+        return "sum " + " ".join(sums)
+    return "terms " + " ".join(str(_value(term)) for term in _terms(question.removesuffix(" is").split()))
+
+
+def _value(words: list[str]) -> bool:
+    return eval(" ".join(words), {"__builtins__": {}})  # noqa: S307 (only the words made above)
+
+
+def _terms(words: list[str]) -> list[list[str]]:
+    """What the outermost `or` joins, or else the outermost `and`; what stands inside if one bracket is all there is."""
+    for operator in ("or", "and"):
+        terms, depth = [[]], 0
+        for word in words:
+            depth += (word == "(") - (word == ")")
+            if word == operator and depth == 0:
+                terms.append([])
+            else:
+                terms[-1].append(word)
+        if len(terms) > 1:
+            return terms
+    return _terms(words[1:-1]) if words[0] == "(" else [words]
+
+
+def split_of(question: str) -> str:
+    """The split a question belongs to, from its content alone."""
+    bucket = hashlib.sha256(question.encode()).digest()[0] % 10
+    return next(split for split in SPLITS if bucket in _BUCKETS[split])
+
+
+def questions(split: str, seed: int, subtasks: list[str] | None = None) -> Iterator[dict[str, str]]:
+    """Endless different questions of one split, the sub-tasks in turn."""
+    rng, seen = random.Random(f"{split}-{seed}"), set()
+    while True:
+        for subtask in subtasks or list(MAKERS):
+            while True:
+                question, answer = MAKERS[subtask](rng)
+                if split_of(question) == split and question not in seen:
+                    break
+            seen.add(question)
+            yield {"task": "bbh", "subtask": subtask, "question": question, "answer": answer}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=SPLITS, required=True, help="which of the disjoint splits to write")
+    parser.add_argument("--n", type=int, required=True, help="number of questions, the tasks in turn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the questions (default 0)")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
+    args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.open("w", encoding="utf-8") as file:
+        for row in itertools.islice(questions(args.split, args.seed), args.n):
+            file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

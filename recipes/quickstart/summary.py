@@ -1,0 +1,60 @@
+"""Write a quickstart run's summary.json, and what it says in a few lines on screen.
+
+    python3 recipes/quickstart/summary.py --dir runs/quickstart
+
+Reads DIR/eval (and DIR/eval_real, the evaluation on real BBH rows, if it is there) and the stages' times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from eval.report import summarise  # noqa: E402
+from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, required=True, help="the quickstart run's folder")
+    folder = parser.parse_args().dir
+    try:
+        stages = json.loads((folder / "stages.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no quickstart run here (stages.json is missing)") from None
+    seconds = {name: stage["seconds"] for name, stage in stages.items()}
+    summary = summarise(folder / "eval", wall_seconds={**seconds, "total": round(sum(seconds.values()), 1)})
+    summary["commands"] = {name: stage["command"] for name, stage in stages.items()}
+    if (folder / "eval_real" / "results.jsonl").exists():
+        real = summarise(folder / "eval_real")
+        summary["real_bbh_rows"] = {key: real[key] for key in ("n_test", "accuracy")}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print_summary(summary)
+
+
+def print_summary(summary: dict) -> None:
+    """Accuracies and comparisons as a table in plain text."""
+    print(f"accuracy on {summary['n_test']} questions neither team nor leader has seen:")
+    for name, value in summary["accuracy"].items():
+        if isinstance(value, list):
+            value = "  ".join(f"round {n}: {v:.3f}" for n, v in enumerate(value))
+        elif isinstance(value, dict):
+            value = "  ".join(f"{k}: {v:.3f}" for k, v in value.items())
+        else:
+            value = f"{value:.3f}"
+        print(f"  {name:<24}{value}")
+    print("paired differences, with 95 % intervals:")
+    for name, test in summary["paired"].items():
+        low, high = test["ci95"]
+        print(f"  {name:<48}{test['diff']:+.3f}  [{low:+.3f}, {high:+.3f}]  p = {test['p']:.2g}")
+    if real := summary.get("real_bbh_rows"):
+        print(f"on {real['n_test']} real BBH rows of the same tasks: {json.dumps(real['accuracy'])}")
+    print(f"total time of all stages: {summary['wall_seconds']['total'] / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Is the batched evaluation as fast as the bare engine, and how much faster than a loop over questions?
+
+    python3 tests/benchmarks/bench_rounds.py --questions 400 --loop 24
+
+Plays leader + team over T rounds with one small vLLM model as every player, three times: by eval/evaluate.py's own code
+(rendering, judging, storing and writing included), by `vllm.LLM.generate` on the same prompts with nothing around it,
+and by asking question after question, message after message, as multi-agent scripts do. Same model, same process.
+Prints one JSON object; exits 1 when a target is missed (90 % of the bare engine, 5 times the loop).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from eval.calls import Models
+from eval.evaluate import evaluate
+from eval.methods import Config
+from openrlhf_mlpo.prompts import PromptRenderer, load_template
+from openrlhf_mlpo.rounds import Player, leader_team
+
+
+def questions(n: int) -> list[dict]:
+    return [
+        {
+            "id": f"q{i}",
+            "task": "bbh",
+            "subtask": "boolean_expressions",
+            "question": " ".join(["not"] * (i % 3) + ["True", "and" if i % 2 else "or", "False"] * (1 + i % 4) + ["is"]),
+            "answer": "True" if i % 2 else "False",
+            "choices": [],
+        }
+        for i in range(n)
+    ]
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", default="", help="model folder (default: a tiny random one)")
+    p.add_argument("--questions", type=int, default=400)
+    p.add_argument("--loop", type=int, default=24, help="questions of the one-by-one loop (default %(default)s)")
+    p.add_argument("--rounds", type=int, default=2)
+    p.add_argument("--max_new_tokens", type=int, default=32)
+    p.add_argument("--repeats", type=int, default=3, help="bare and batched take turns this often; the best of each counts")
+    args = p.parse_args()
+
+    from openrlhf_mlpo.cpu import use_cpu
+    from openrlhf_mlpo.engines import Sampling, make_engine
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = args.model
+        if not model:
+            from tests.tiny import make_tiny_model
+
+            model = str(make_tiny_model(Path(folder) / "model"))
+        engine = make_engine(model)
+        sampling = Sampling(temperature=1.0, max_tokens=args.max_new_tokens)
+        template = load_template("compact")
+        renderer = PromptRenderer(engine.tokenizer, template, engine.max_model_len - args.max_new_tokens)
+        requests: list[tuple[list, int]] = []
+
+        class Listening:
+            """The engine, noting what it is asked; never closed by an evaluation."""
+
+            def generate(self, conversations, *, n, seed, sampling, on_done=None):
+                requests.append((list(conversations), seed))
+                return engine.generate(conversations, n=n, seed=seed, sampling=sampling, on_done=on_done)
+
+            def close(self):
+                pass
+
+        def players(models: Models) -> tuple[list[Player], Player]:
+            made = {
+                name: Player(
+                    name,
+                    models.generate(name, Listening, {"model": model, "name": name}, sampling),
+                    tokenizer=engine.tokenizer,
+                    max_prompt_tokens=renderer.max_prompt_tokens,
+                )
+                for name in ("a", "b", "c", "leader")
+            }
+            made["leader"].renderer = renderer
+            return [made[name] for name in "abc"], made["leader"]
+
+        rows = questions(args.questions)
+        config = Config(methods=("leader_team",), rounds=args.rounds, template=template)
+
+        cpu: dict[str, float] = {}  # of the last repeat: says the same as wall time, less disturbed by other programs
+
+        def batched(store: Path) -> float:
+            requests.clear()
+            start, cpu["batched"] = time.perf_counter(), time.process_time()
+            with Models(store, progress=False) as models:
+                team, leader = players(models)
+                evaluate(config, team, [leader], rows, store.parent / (store.name + "-out"))
+            cpu["batched"] = time.process_time() - cpu["batched"]
+            return time.perf_counter() - start
+
+        from vllm import SamplingParams
+
+        from openrlhf_mlpo.engines import seed_of
+
+        def bare() -> tuple[float, int]:
+            calls = []
+            for conversations, seed in requests:
+                texts = [
+                    c if isinstance(c, str) else engine.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True)
+                    for c in conversations
+                ]
+                params = [
+                    SamplingParams(temperature=1.0, max_tokens=args.max_new_tokens, seed=seed_of(seed, i, c))
+                    for i, c in enumerate(conversations)
+                ]
+                calls.append((texts, params))
+            tokens, start, cpu["bare"] = 0, time.perf_counter(), time.process_time()
+            for texts, params in calls:
+                outputs = engine._llm.generate(texts, params, use_tqdm=False)
+                tokens += sum(len(output.outputs[0].token_ids) for output in outputs)
+            cpu["bare"] = time.process_time() - cpu["bare"]
+            return time.perf_counter() - start, tokens
+
+        batched(Path(folder) / "warm")
+        times: dict[str, list[float]] = {"batched": [], "bare": []}
+        for repeat in range(args.repeats):
+            times["batched"].append(batched(Path(folder) / f"calls{repeat}"))
+            seconds, tokens = bare()
+            times["bare"].append(seconds)
+        with Models(None, progress=False) as models:
+            team, leader = players(models)
+            start = time.perf_counter()
+            for row in rows[: args.loop]:
+                leader_team(team, [leader], [row], template, rounds=args.rounds)
+            loop = (time.perf_counter() - start) / args.loop * len(rows)
+        engine.close()
+
+    best = {name: min(values) for name, values in times.items()}
+    found = {
+        "questions": len(rows),
+        "generations": len(rows) * args.rounds * 4,
+        "tokens_generated": tokens,
+        "seconds": {**{name: [round(v, 2) for v in values] for name, values in times.items()}, "loop (from a part)": round(loop, 2)},
+        "batched_to_bare_cpu_time": round(cpu["bare"] / cpu["batched"], 3),
+        "batched_to_bare": round(best["bare"] / best["batched"], 3),
+        "batched_to_loop": round(loop / best["batched"], 1),
+    }
+    print(json.dumps(found, indent=1))
+    # On a CPU the engine runs in this process, so CPU time is its throughput whatever else the machine is doing.
+    to_bare = found["batched_to_bare_cpu_time"] if use_cpu() else found["batched_to_bare"]
+    return int(to_bare < 0.9 or found["batched_to_loop"] < 5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Draws, labels and prompts of `TeamPromptDataset`."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from openrlhf_mlpo import cpu
+
+cpu.activate() if cpu.use_cpu() else None
+
+from openrlhf_mlpo.dataset import TeamPromptDataset, keep_questions, make_draw, make_label, shown  # noqa: E402
+from openrlhf_mlpo.errors import UserError  # noqa: E402
+from openrlhf_mlpo.pool import keep_question, open_pool  # noqa: E402
+from tests.small import AGENTS, make_pool, make_rows  # noqa: E402
+from tests.tiny import make_tiny_model  # noqa: E402
+
+
+def strategy(pool, **mlpo):
+    settings = {
+        "pool": str(pool),
+        "template": "compact",
+        "team_size": 0,
+        "solo_fraction": 0.0,
+        "show": "full",
+        "drop_correct": 2.0,
+        **mlpo,
+    }
+    args = SimpleNamespace(
+        mlpo=SimpleNamespace(**settings),
+        data=SimpleNamespace(max_len=256),
+        rollout=SimpleNamespace(max_new_tokens=64),
+        train=SimpleNamespace(seed=3),
+        eval=SimpleNamespace(dataset=str(pool)),
+    )
+    return SimpleNamespace(args=args, is_rank_0=lambda: False)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(make_tiny_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    return make_pool(tmp_path_factory.mktemp("pool") / "pool", n=40)
+
+
+def test_draw_has_one_response_of_each_agent_in_shuffled_order():
+    rows = make_rows(60)
+    draws = [make_draw(row["responses"], row["id"], seed=0, episode=0, task="bbh") for row in rows]
+    orders = {tuple(text.split()[0] for text in draw.texts) for draw in draws}
+    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(AGENTS))}
+    assert len(orders) == 6, "all orders of three agents occur, so position tells nothing"
+
+
+def test_draw_depends_on_seed_episode_and_question_only():
+    row = make_rows(1)[0]
+    draw = lambda **change: make_draw(  # noqa: E731
+        row["responses"], **{"question_id": row["id"], "seed": 0, "episode": 0, **change}
+    )
+    assert draw() == draw()
+    assert len({draw(episode=e).texts for e in range(20)}) > 10
+    assert len({draw(seed=s).texts for s in range(20)}) > 10
+    reordered = make_draw(row["responses"][::-1], row["id"], seed=0, episode=0)
+    assert {t.split()[0] for t in reordered.texts} == set(AGENTS)
+
+
+def test_solo_fraction_and_team_size():
+    rows = make_rows(400)
+    solo = [not make_draw(r["responses"], r["id"], seed=1, episode=0, solo_fraction=0.3).texts for r in rows]
+    assert 0.22 < sum(solo) / len(solo) < 0.38
+    sizes = {len(make_draw(r["responses"], r["id"], seed=1, episode=0, team_size=2).texts) for r in rows}
+    assert sizes == {2}
+
+
+def test_majority_of_a_draw():
+    rows = make_rows(200)
+    for row in rows:
+        draw = make_draw(row["responses"], row["id"], seed=0, episode=0, task="bbh")
+        assert draw.majority is (sum(draw.correct) >= 2)  # two possible answers, three agents: always a majority
+    assert make_draw(row["responses"], row["id"], seed=0, episode=0, solo_fraction=1.0).majority is None
+
+
+def test_items_are_what_openrlhf_expects(pool, tokenizer):
+    dataset = TeamPromptDataset(open_pool(pool), tokenizer, strategy(pool, solo_fraction=0.5))
+    items = [dataset[i] for i in range(len(dataset))]
+    sources, prompts, labels, images = dataset.collate_fn(items)
+    assert len(dataset) == 40
+    assert set(sources) == {"bbh_team", "bbh_solo"}
+    assert images == [None] * 40
+    for source, prompt, text in zip(sources, prompts, labels):
+        label = json.loads(text)
+        assert label["task"] == "bbh"
+        assert ("agents_correct" in label) == ("agent 1 :" in prompt) == (source == "bbh_team")
+        assert prompt.endswith("<|im_start|> assistant ")
+        assert "<answer>" not in prompt, "agents' answer tags must not stand in a prompt as they are"
+
+
+def test_same_prompts_after_a_resume_and_new_ones_each_episode(pool, tokenizer):
+    first = TeamPromptDataset(open_pool(pool), tokenizer, strategy(pool))
+    again = TeamPromptDataset(open_pool(pool), tokenizer, strategy(pool))
+    zero = [first[i][1] for i in range(40)]
+    first.set_episode(1)
+    one = [first[i][1] for i in range(40)]
+    again.set_episode(1)
+    assert [again[i][1] for i in range(40)] == one
+    assert sum(a != b for a, b in zip(zero, one)) > 30
+
+
+def test_evaluation_set_has_every_question_with_and_without_team(pool, tokenizer):
+    dataset = TeamPromptDataset(open_pool(pool), tokenizer, strategy(pool, drop_correct=0.01), evaluation=True)
+    items = [dataset[i] for i in range(len(dataset))]
+    assert len(dataset) == 80, "the filter is for training only"
+    assert [item[0] for item in items] == ["bbh_team", "bbh_solo"] * 40
+    dataset.set_episode(5)
+    assert [dataset[i] for i in range(80)] == items, "evaluation draws stay the same"
+
+
+@pytest.mark.parametrize("threshold", [0.25, 0.5, 0.75, 1.01])
+def test_filter_on_columns_equals_the_rule(pool, threshold):
+    rows = open_pool(pool)
+    expected = [keep_question(row["responses"], threshold) for row in rows]
+    assert keep_questions(rows, threshold).tolist() == expected
+    # A selection is an index over the table: the columns must follow it.
+    assert keep_questions(rows.select([5, 3, 9]), threshold).tolist() == [expected[i] for i in (5, 3, 9)]
+
+
+def test_nothing_left_is_one_clear_line(pool, tokenizer):
+    with pytest.raises(UserError, match="no question is left.*--mlpo.drop_correct"):
+        TeamPromptDataset(open_pool(pool), tokenizer, strategy(pool, drop_correct=0.001))
+
+
+def test_show_answer_only(pool, tokenizer):
+    row = make_rows(1)[0]
+    draw = make_draw(row["responses"], row["id"], seed=0, episode=0)
+    assert set(shown(draw, "answer")) <= {"true", "false", "True", "False"}
+    dataset = TeamPromptDataset(open_pool(pool), tokenizer, strategy(pool, show="answer"))
+    assert " says " not in dataset[0][1]
+
+
+def test_label_carries_what_reward_and_metrics_need():
+    row = {**make_rows(1)[0], "choices": ["a", "b"]}
+    label = json.loads(make_label(row, make_draw(row["responses"], row["id"], seed=0, episode=0)))
+    assert label["answer"] == row["answer"]
+    assert label["choices"] == ["a", "b"]
+    assert set(label) == {"answer", "task", "id", "subtask", "choices", "agents_correct", "majority"}

@@ -1,0 +1,105 @@
+"""Statistics against published worked examples and against scipy and statsmodels called another way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from openrlhf_mlpo.stats import bootstrap_interval, holm, mcnemar, paired, wilson
+
+
+# Newcombe 1998, Statistics in Medicine 17:857-872, Table I, method 3 (score, no continuity correction).
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_newcombe(right, n, low, high):
+    assert wilson(right, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_of_nothing():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (50, 100), (100, 100)])
+def test_wilson_scipy(right, n):
+    theirs = scipy_stats.binomtest(right, n).proportion_ci(method="wilson")
+    assert wilson(right, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def outcomes(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    a = [1] * both + [1] * only_a + [0] * only_b + [0] * neither
+    b = [1] * both + [0] * only_a + [1] * only_b + [0] * neither
+    return np.array(a, float), np.array(b, float)
+
+
+# Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91: exact conditional test of both examples.
+@pytest.mark.parametrize(("table", "p"), [((1, 1, 7, 12), 0.070), ((59, 6, 16, 80), 0.052)])
+def test_mcnemar_exact(table, p):
+    assert mcnemar(*outcomes(*table)) == pytest.approx(p, abs=5e-4)
+
+
+def test_mcnemar_many_discordant():
+    # Approval ratings (Agresti, Categorical Data Analysis): b = 150, c = 86; chi-square (|150 - 86| - 1)^2 / 236.
+    assert mcnemar(*outcomes(794, 150, 86, 570)) == pytest.approx(scipy_stats.chi2.sf(63**2 / 236, 1), rel=1e-9)
+
+
+def test_mcnemar_no_discordant_is_one():
+    assert mcnemar(*outcomes(5, 0, 0, 5)) == 1.0
+
+
+def test_holm_worked_example():
+    # 0.01, 0.04, 0.03, 0.005: the textbook example; the first and last are significant at 0.05.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+def test_bootstrap_is_scipys_paired_one():
+    rng = np.random.default_rng(3)
+    a, b = rng.random(60) < 0.7, rng.random(60) < 0.5
+    theirs = scipy_stats.bootstrap(
+        (a.astype(float), b.astype(float)),
+        lambda x, y, axis=-1: x.mean(axis) - y.mean(axis),
+        paired=True,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    ours = bootstrap_interval(a.astype(float) - b.astype(float), seed=2)
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_bootstrap_close_to_the_normal_interval():
+    a, b = outcomes(300, 120, 60, 120)
+    d = a - b
+    half = 1.96 * d.std() / np.sqrt(len(d))
+    assert bootstrap_interval(d) == pytest.approx((d.mean() - half, d.mean() + half), abs=0.004)
+
+
+def test_bootstrap_depends_on_the_seed_alone():
+    d = np.tile([1.0, 0.0, 0.0, -1.0, 1.0], 20)
+    assert bootstrap_interval(d, 7) == bootstrap_interval(d, 7) != bootstrap_interval(d, 8)
+
+
+@pytest.mark.parametrize(("d", "interval"), [([0.0] * 9, (0.0, 0.0)), ([1.0], (1.0, 1.0)), ([], (-np.inf, np.inf))])
+def test_bootstrap_of_what_does_not_vary(d, interval):
+    assert bootstrap_interval(d) == interval
+
+
+def test_paired():
+    result = paired(*outcomes(50, 30, 10, 10), seed=0)
+    assert (result.diff, result.only_a, result.only_b, result.n) == (0.2, 30, 10, 100)
+    assert result.ci95[0] > 0 and result.p < 0.01
+    with pytest.raises(ValueError):
+        paired([1.0], [1.0, 0.0])
+
+
+def test_intervals_cover():
+    """95 % intervals hold the truth about 95 times in 100, also for the difference that claims rest on."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for trial in range(100):
+        a, b = rng.random(150) < 0.7, rng.random(150) < 0.6
+        low, high = bootstrap_interval(a.astype(float) - b, seed=trial)
+        inside += low <= 0.1 <= high
+    assert 88 <= inside <= 100

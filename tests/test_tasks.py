@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.tasks import COLUMNS, last_boxed, load_questions, question_id, split_of, to_question, with_options
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data here")
+
+
+def write(path: Path, *rows) -> str:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "task, row, expected",
+    [
+        ("math", {"problem": "1+1?", "answer": "2", "subject": "Algebra"}, ("1+1?", "2", "Algebra", [])),
+        ("math", {"problem": "1+1?", "solution": "So $\\boxed{\\frac{4}{2}}$.", "type": "Algebra"}, ("1+1?", "\\frac{4}{2}", "Algebra", [])),
+        ("bbh", {"task": "sports", "input": "q", "target": "yes"}, ("q", "yes", "sports", [])),
+        ("bbh", {"task": "bbh", "subtask": "sports", "question": "q", "answer": "yes"}, ("q", "yes", "sports", [])),
+        ("mmlu", {"subject": "s", "question": "q", "choices": ["x", "y"], "answer": 1}, ("q\nA. x\nB. y", "B", "s", ["x", "y"])),
+        ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": "b"}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
+        ("exact", {"prompt": "q", "label": 7}, ("q", "7", "", [])),
+    ],
+)
+def test_rows_of_known_layouts_become_questions(task, row, expected):
+    question = to_question(row, task)
+    assert (question["question"], question["answer"], question["subtask"], question["choices"]) == expected
+    assert tuple(question) == COLUMNS
+    assert to_question(question, task) == question  # our own layout goes through unchanged
+
+
+@pytest.mark.parametrize(
+    "task, row, message",
+    [
+        ("math", {"problem": "q"}, "no answer"),
+        ("math", {"problem": "q", "answer": "  "}, "no answer"),
+        ("math", {"answer": "1"}, "no question"),
+        ("math", {"problem": "q", "solution": "who knows"}, "boxed"),
+        ("mmlu", {"question": "q", "answer": "A"}, "no choices"),
+        ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": "C"}, "none of A, B"),
+        ("exact", {"question": 5, "answer": "1"}, "must be text"),
+    ],
+)
+def test_rows_that_lack_something(task, row, message):
+    with pytest.raises(ValueError, match=message):
+        to_question(row, task)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("\\boxed{1} then \\boxed{2}", "2"),
+        ("\\boxed{\\frac{1}{\\sqrt{2}}}.", "\\frac{1}{\\sqrt{2}}"),
+        ("\\fbox{7}", "7"),
+        ("$\\boxed 5$.", "5"),
+        ("\\boxed{\\{1,2\\}}", "\\{1,2\\}"),
+        ("\\boxed{", None),
+        ("\\boxed", None),
+        ("none", None),
+    ],
+)
+def test_last_boxed(text, expected):
+    assert last_boxed(text) == expected
+
+
+def test_ids_are_stable_and_follow_content():
+    assert question_id("bbh", "not True is") == "f61230645afdffe5"
+    assert question_id("bbh", " not  True\nis ") == question_id("bbh", "not True is")
+    assert question_id("math", "not True is") != question_id("bbh", "not True is")
+    assert question_id("mmlu", "q", ["a", "b"]) != question_id("mmlu", "q", ["b", "a"])
+
+
+def test_options_are_added_once():
+    once = with_options("Which?", ["x", "y"])
+    assert once == "Which?\nA. x\nB. y" and with_options(once, ["x", "y"]) == once
+
+
+def test_split_from_content_is_disjoint_stable_and_about_the_size(tmp_path):
+    rows = [{"input": f"question {i}", "target": "yes", "task": "t"} for i in range(1000)]
+    source = write(tmp_path / "q.jsonl", *rows)
+    train, test = (load_questions(source, "bbh", split=split, check_gold=False) for split in ("train", "test"))
+    assert not set(train["id"]) & set(test["id"]) and len(train) + len(test) == 1000 and 150 < len(test) < 250
+    fewer = load_questions(write(tmp_path / "r.jsonl", *rows[::-2]), "bbh", split="test", check_gold=False)
+    assert set(fewer["id"]) <= set(test["id"])
+    assert {split_of(i) for i in train["id"]} == {"train"}
+
+
+def test_own_columns_parquet_and_directories(tmp_path):
+    rows = [{"frage": "eins?", "loesung": "1", "art": "a"}, {"frage": "zwei?", "loesung": "2", "art": "b"}]
+    pq.write_table(pa.Table.from_pylist(rows[:1]), tmp_path / "a.parquet")
+    write(tmp_path / "b.jsonl", rows[1], "")
+    loaded = load_questions(str(tmp_path), "exact", columns={"question": "frage", "answer": "loesung", "subtask": "art"})
+    assert loaded.column_names == list(COLUMNS)
+    assert loaded["question"][:] == ["eins?", "zwei?"] and loaded["answer"][:] == ["1", "2"] and loaded[0]["choices"] == []
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        (['{"input": "q", "target": "yes"}', '{"input": '], "q.jsonl, line 2: not valid JSON"),
+        (['{"input": "q", "target": "yes"}', "[1]"], "line 2: must be a JSON object, not list"),
+        (['{"input": "q"}'], "line 1: no answer"),
+        (['{"input": "q", "target": "yes"}', '{"input": "q ", "target": "no"}'], "line 2: answer 'no', but 'yes' for the same question at .*line 1"),
+        (['{"id": 1, "input": "q", "target": "yes"}', '{"id": 1, "input": "r", "target": "no"}'], "line 2: id 1 is that of another question"),
+        ([""], "no questions"),
+    ],
+)
+def test_bad_input_is_one_line_with_its_place(tmp_path, lines, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_questions(write(tmp_path / "q.jsonl", *lines), "bbh", check_gold=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_rows_can_be_left_out_and_repeats_are(tmp_path, capsys):
+    good = {"input": "q", "target": "yes"}
+    source = write(tmp_path / "q.jsonl", good, {"input": "r"}, {"input": "q", "target": "no"}, good)
+    assert len(load_questions(source, "bbh", skip_bad=True, check_gold=False)) == 1
+    err = capsys.readouterr().err
+    assert "2 rows left out" in err and "1 repeated" in err
+
+
+@pytest.mark.parametrize(
+    "source, task, options, message",
+    [
+        ("nowhere.jsonl", "bbh", {}, "no such file"),
+        ("./nowhere", "bbh", {}, "no such file"),
+        ("q.txt", "bbh", {}, "unknown kind of file"),
+        ("q.jsonl", "chess", {}, "the tasks are math"),
+        ("q.jsonl", "bbh", {"split": "dev"}, "has no split 'dev'"),
+        ("q.jsonl", "bbh", {"columns": {"frage": "x"}}, "no column of ours"),
+        ("q.jsonl", "bbh", {"columns": {"answer": "x"}}, "looked for x"),
+        ("q.parquet", "bbh", {}, "not a readable Parquet"),
+        (".", "bbh", {}, "holds no"),
+    ],
+)
+def test_wrong_sources(tmp_path, monkeypatch, source, task, options, message):
+    monkeypatch.chdir(tmp_path)
+    if source != ".":
+        for name in ("q.txt", "q.jsonl", "q.parquet"):
+            write(tmp_path / name, {"input": "q", "target": "yes"})
+    with pytest.raises(UserError, match=message):
+        load_questions(source, task, **options)
+
+
+def test_a_name_that_is_no_dataset_is_one_line(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="not to be had as a dataset"):
+        load_questions("nobody/nothing-here", "bbh")
+
+
+def hub_copy(folder: Path, configs: dict[str, dict[str, list[dict]]]) -> str:
+    """A dataset directory in the Hub's layout, which `datasets` loads like one from the Hub."""
+    lines = ["---", "configs:"]
+    for config, splits in configs.items():
+        lines += [f"- config_name: {config}", "  data_files:"]
+        for split, rows in splits.items():
+            (folder / config).mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(rows), folder / config / f"{split}.parquet")
+            lines += [f"  - split: {split}", f"    path: {config}/{split}.parquet"]
+    (folder / "README.md").write_text("\n".join([*lines, "---"]))
+    return str(folder)
+
+
+def hub(monkeypatch, tmp_path, configs):
+    """Load `someone/bench` from a local copy of its repository instead of the Hub."""
+    import datasets
+
+    folder = hub_copy(tmp_path / "hub", configs)
+    for name in ("get_dataset_config_names", "get_dataset_split_names", "load_dataset"):
+        real = getattr(datasets, name)
+        monkeypatch.setattr(datasets, name, lambda path, *a, _real=real, **k: _real(folder, *a, **k, **({"cache_dir": str(tmp_path)} if _real is load else {})))
+        load = real
+    return "someone/bench"
+
+
+def test_hub_dataset_with_one_configuration_per_subtask(monkeypatch, tmp_path):
+    rows = {name: [{"input": f"{name} {i}", "target": "yes"} for i in range(50)] for name in ("sports", "causal")}
+    source = hub(monkeypatch, tmp_path, {name: {"test": each} for name, each in rows.items()})
+    whole = [load_questions(source, "bbh", split=split, check_gold=False) for split in (None, "train", "test")]
+    assert [len(whole[0]), len(whole[1]) + len(whole[2])] == [100, 100] and set(whole[0]["subtask"]) == {"sports", "causal"}
+    assert len(load_questions(f"{source}:causal", "bbh", check_gold=False)) == 50
+
+
+def test_hub_dataset_with_its_own_splits(monkeypatch, tmp_path):
+    splits = {split: [{"problem": f"{split} {i}", "solution": "\\boxed{%d}" % i, "type": "Algebra"} for i in range(3)] for split in ("train", "test")}
+    source = hub(monkeypatch, tmp_path, {"default": splits})
+    assert load_questions(source, "math", split="test", check_gold=False)["question"][:] == ["test 0", "test 1", "test 2"]
+    with pytest.raises(UserError, match="choose --split from train, test"):
+        load_questions(source, "math", check_gold=False)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "file, task, rows", [("bbh_sample", "bbh", 674), ("math_train_sample", "math", 300), ("math_test_sample", "math", 100), ("mmlu_sample", "mmlu", 285)]
+)
+def test_real_rows(file, task, rows):
+    # skip_bad: two BBH rows ask the same question with different gold answers
+    loaded = load_questions(str(DATA / f"{file}.jsonl"), task, check_gold=False, skip_bad=True)
+    assert len(loaded) == rows == len(set(loaded["id"])) and all(loaded["answer"]) and all(loaded["subtask"])
