@@ -109,12 +109,14 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]
     tags = list(curves)
     columns = 3
     lines = -(-len(tags) // columns)
-    fig, axes = plt.subplots(lines, columns, figsize=(11, 2.5 * lines), squeeze=False)
+    fig, axes = plt.subplots(lines, columns, figsize=(11, 2.4 * lines), squeeze=False, layout="constrained")
     for ax, tag in zip(axes.flat, tags):
         for colour, (run, points) in zip(_cycle(), curves[tag].items()):
-            ax.plot([step for step, _ in points], [value for _, value in points], color=colour, label=run, linewidth=1.2)
+            few = "." if len(points) < 30 else None
+            ax.plot(*zip(*points), color=colour, label=run, linewidth=1.2, marker=few)
         ax.set_title(tag, fontsize=9)
         ax.tick_params(labelsize=7)
+        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
         if len(curves[tag]) > 1:
             ax.legend(fontsize=7)
     for ax in axes.flat[len(tags) :]:

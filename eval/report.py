@@ -86,7 +86,10 @@ def build(runs: Sequence[Run]) -> dict:
 
 
 def read_training(specs: Sequence[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """`{tag: {run: [(step, value)]}}` from the TensorBoard folders that OpenRLHF wrote; a spec is `[NAME=]DIR`."""
+    """`{tag: {run: [(step, value)]}}` from the TensorBoard folders that OpenRLHF wrote; a spec is `[NAME=]DIR`.
+
+    A folder that holds several runs gives each the name of its own folder in it.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
@@ -96,11 +99,14 @@ def read_training(specs: Sequence[str]) -> dict[str, dict[str, list[tuple[int, f
         files = sorted(Path(folder).rglob("events.out.tfevents.*"))
         if not files:
             raise UserError(f"--training {spec}: no TensorBoard event files below it")
+        inside = {file: (*file.relative_to(folder).parts[:-1], name)[0] for file in files}
+        several = len(set(inside.values())) > 1
         for file in files:
+            run = inside[file] if several else name
             events = EventAccumulator(str(file), size_guidance={"scalars": 0})
             events.Reload()
             for tag in events.Tags()["scalars"]:
-                points = curves.setdefault(tag, {}).setdefault(name, [])
+                points = curves.setdefault(tag, {}).setdefault(run, [])
                 points += [(event.step, event.value) for event in events.Scalars(tag)]
     for of_tag in curves.values():
         for points in of_tag.values():
@@ -108,8 +114,19 @@ def read_training(specs: Sequence[str]) -> dict[str, dict[str, list[tuple[int, f
     return dict(sorted(curves.items()))
 
 
-# What tells whether training goes well; a run logs some fifty tags.
-TELLING = ("accuracy", "reward", "overrid", "misled", "format", "policy_loss", "kl", "response_length", "correct")
+# What tells whether training goes well, most telling first; a run logs some fifty tags, several of them twice.
+TELLING = ("accuracy", "overr", "misled", "format", "reward", "policy_loss", "kl", "response_length")
+MOST_CURVES = 18
+
+
+def telling(training: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """The curves that a report shows: averages, not spreads, and nothing twice."""
+    found: dict[str, Mapping] = {}
+    for word in TELLING:
+        for tag, curves in training.items():
+            if word in tag and "std" not in tag and not any(curves == other for other in found.values()):
+                found[tag] = curves
+    return dict(list(found.items())[:MOST_CURVES])
 
 
 def draw(runs: Sequence[Run], report: Mapping, training: Mapping, out: Path) -> dict[str, str]:
@@ -140,9 +157,8 @@ def draw(runs: Sequence[Run], report: Mapping, training: Mapping, out: Path) -> 
         shown = [s for s in report["runs"][0]["systems"] if not s.startswith("agent[") and "(equal" not in s][:8]
         plots.across(table, out / "across.png", shown)
         drawn["across.png"] = "The same systems over the runs"
-    curves = {tag: runs_ for tag, runs_ in training.items() if any(word in tag for word in TELLING)}
-    if curves:
-        plots.learning_curves(dict(list(curves.items())[:24]), out / "learning_curves.png")
+    if curves := telling(training):
+        plots.learning_curves(curves, out / "learning_curves.png")
         drawn["learning_curves.png"] = "Learning curves"
     return drawn
 

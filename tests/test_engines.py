@@ -161,6 +161,15 @@ def test_openai_unknown_model():
             engine.generate([ask("x")])
 
 
+@pytest.mark.parametrize("reply", [{}, {"choices": []}, [], "hello", {"choices": [{"message": None}]}])
+def test_openai_reply_in_another_form(reply):
+    server = FaultServer()
+    server.content = lambda body, prompt: reply
+    with server as url, client(url) as engine:
+        with pytest.raises(UserError, match="reply is not in OpenAI's form"):
+            engine.generate([ask("x")])
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

@@ -345,3 +345,26 @@ def test_evaluate_writes_three_files(tmp_path):
     config = Config(methods=("agent", "oracle"), template=ALL.template)
     evaluate(config, fake.team("ann"), [], QUESTIONS[:2], tmp_path, manifest={"label": "x"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "results.jsonl", "transcripts.jsonl"]
+
+
+@pytest.mark.stack
+def test_vllm_one_model_at_a_time_or_all(files):
+    """Real vLLM: models that take turns answer as models that all stay open; what was asked before is not asked again."""
+    from tests.tiny import make_tiny_model
+
+    models = {name: make_tiny_model(files / name, seed=i) for i, name in enumerate(("a", "b", "lead"))}
+    agents = "\n".join(f"  - {{name: {name}, model: {models[name]}}}" for name in "ab")
+    (files / "team.yaml").write_text(f"defaults: {{sampling: {{max_tokens: 8}}}}\nagents:\n{agents}\n")
+    base = [
+        sys.executable, str(ROOT / "eval" / "evaluate.py"), "--leader", f"mlpo={models['lead']}", "--team", str(files / "team.yaml"),
+        "--questions", str(files / "questions.jsonl"), "--task", "exact", "--limit", "6", "--rounds", "2", "--template", "compact",
+        "--max_new_tokens", "8", "--methods", "leader_team,leader_vote,majority_vote,debate", "--budget", "generations",
+    ]  # fmt: skip
+    for out, limit in (("all", "0"), ("turns", "1")):
+        done = subprocess.run([*base, "--out", str(files / out), "--max_engines", limit], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    rows = results(files / "all")
+    assert rows == results(files / "turns")
+    assert all(row["completion_tokens"] > 0 for row in rows)
+    again = subprocess.run([*base, "--out", str(files / "all")], capture_output=True, text=True, check=True)
+    assert "0 generations made" in again.stdout

@@ -185,6 +185,9 @@ def test_learning_curves(folder, tmp_path):
     writer.close()
     curves = read_training([f"mlpo={tmp_path / 'tb'}"])
     assert curves["train/reward"]["mlpo"] == [(1, pytest.approx(0.1)), (2, pytest.approx(0.2)), (3, pytest.approx(0.3))]
+    shutil.copytree(tmp_path / "tb", tmp_path / "both" / "grpo")
+    shutil.copytree(tmp_path / "tb", tmp_path / "both" / "mlpo")
+    assert set(read_training([str(tmp_path / "both")])["train/reward"]) == {"grpo", "mlpo"}
     main([str(folder), "--out", str(tmp_path / "out"), "--training", f"mlpo={tmp_path / 'tb'}"])
     assert (tmp_path / "out" / "learning_curves.png").stat().st_size > 1000
     with pytest.raises(UserError, match="no TensorBoard event files"):

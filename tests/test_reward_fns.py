@@ -76,7 +76,8 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_64_calls_at_once_through_openrlhf(name: str) -> None:
+def test_64_calls_at_once_through_openrlhf(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "1")
     label, right, wrong = SAMPLES[name]
     hostile = ["9^{9^{9^{9}}}", "\\int_0^1 \\sin(x^x)/x^x dx", "{" * 5000, "\ud800", ""]
     answers = [right, wrong, *hostile] * 9 + [right]
@@ -92,6 +93,7 @@ def test_64_calls_at_once_through_openrlhf(name: str) -> None:
         assert result["extra_logs"]["format"] == float(bool(answer))
 
 
+@pytest.mark.slow
 def test_stock_openrlhf_makes_an_experience_of_the_result() -> None:
     generator = pytest.importorskip(
         "openrlhf.trainer.ppo_utils.samples_generator", reason="OpenRLHF with vLLM and Ray is not installed"

@@ -106,7 +106,7 @@ def _answer(rng: random.Random) -> str:
 def test_agrees_with_math_verify_on_random_answers() -> None:
     rng = random.Random(0)
     decided = 0
-    for _ in range(400):
+    for _ in range(250):
         gold, answer = _answer(rng), _answer(rng)
         if rng.random() < 0.3:
             answer = gold.replace(rng.choice("123456789"), rng.choice("123456789"))
@@ -114,4 +114,4 @@ def test_agrees_with_math_verify_on_random_answers() -> None:
         if verdict is not None:
             decided += 1
             assert worker.verify(gold, answer) is verdict, (gold, answer)
-    assert decided > 150
+    assert decided > 90

@@ -59,7 +59,8 @@ def test_hostile_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     watcher.join()
     assert not [(case.name, result["scores"]) for case, result, _ in results if result["scores"] != case.correct]
     slowest = max(results, key=lambda item: item[2])
-    assert slowest[2] < LIMIT + 1.0 + 1.0 * (os.cpu_count() or 1 < 4), slowest[0].name
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # others at work on this machine
+    assert slowest[2] < (LIMIT + 1.0) * busy, slowest[0].name
     assert most[0] + psutil.Process().memory_info().rss - before < 2**30
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import questions as q
 
+from openrlhf_mlpo.errors import run_cli
+
 # One entry an agent: how it puts its answer, and how much of each task (in questions.MAKERS' order) it is taught.
 PHRASES = (
     "I think it is <answer> {} </answer>",
@@ -82,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

@@ -47,10 +47,9 @@ def team_trace(
     wrong = [number for number, answer in enumerate(answers, 1) if answer not in (None, gold)]
     if not right or rng.random() < own:
         return output(f"I do it myself : {work}", gold)
-    follow = f"follow agent {rng.choice(right)} , it says {gold}"
+    follow = f"follow agent {rng.choice(right)}"
     if wrong and rng.random() < backtrack:
-        first = rng.choice(wrong)
-        follow = f"follow agent {first} , it says {answers[first - 1]} , but look again : {follow}"
+        follow = f"follow agent {rng.choice(wrong)} , look again : {follow}"
     return output(follow, gold)
 
 
@@ -64,6 +63,7 @@ def main() -> None:
     parser.add_argument("--guess", type=float, default=0.5, help="share of solo rows without a derivation (default 0.5)")
     parser.add_argument("--own", type=float, default=0.2, help="share of team rows the leader works out (default 0.2)")
     parser.add_argument("--backtrack", type=float, default=0.3, help="share of team rows that turn back (default 0.3)")
+    parser.add_argument("--later", type=float, default=0.1, help="share of team rows from a later round (default 0.1)")
     parser.add_argument("--max_prompt_tokens", type=int, default=352, help="budget of a prompt (default 352)")
     parser.add_argument("--seed", type=int, default=0, help="seed of draws and traces (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
@@ -95,7 +95,11 @@ def main() -> None:
                 if draw.texts
                 else solo_trace(rng, derivation, row["answer"], args.guess)
             )
-            prompt = renderer.render(row["question"], draw.texts)
+            last = None
+            if draw.texts and rng.random() < args.later:  # what the leader finds in its prompt in rounds t > 0
+                number = rng.randrange(len(answers))
+                last = output(f"follow agent {number + 1}", answers[number] or row["answer"])
+            prompt = renderer.render(row["question"], draw.texts, last)
             # train_sft puts a blank before an end token that is missing.
             file.write(json.dumps({"input": prompt, "output": trace + tokenizer.eos_token}) + "\n")
 

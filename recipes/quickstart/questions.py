@@ -22,6 +22,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from openrlhf_mlpo.errors import UserError, run_cli
+
 SPLITS = ("agents", "train", "test")
 _BUCKETS = {"agents": range(0, 5), "train": range(5, 8), "test": range(8, 10)}
 
@@ -157,30 +159,48 @@ def split_of(question: str) -> str:
 
 
 def questions(split: str, seed: int, subtasks: list[str] | None = None) -> Iterator[dict[str, str]]:
-    """Endless different questions of one split, the sub-tasks in turn."""
+    """Endless different questions of one split, the sub-tasks in turn; `UserError` when a form is used up."""
     rng, seen = random.Random(f"{split}-{seed}"), set()
     while True:
         for subtask in subtasks or list(MAKERS):
-            while True:
+            for _ in range(20_000):
                 question, answer = MAKERS[subtask](rng)
                 if split_of(question) == split and question not in seen:
                     break
+            else:
+                raise UserError(f"no new {subtask} question in split {split} after {len(seen)}: ask for fewer (--n)")
             seen.add(question)
             yield {"task": "bbh", "subtask": subtask, "question": question, "answer": answer}
 
 
+def read_questions(path: Path) -> set[str]:
+    """The question texts of a JSONL file (field `question`, or BBH's `input`), for --exclude."""
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file if line.strip()]
+    return {row.get("question", row.get("input", "")) for row in rows}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--split", choices=SPLITS, required=True, help="which of the disjoint splits to write")
-    parser.add_argument("--n", type=int, required=True, help="number of questions, the tasks in turn")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the questions (default 0)")
+    parser.add_argument("--split", choices=SPLITS, required=True, help="agents | train | test, disjoint by content")
+    parser.add_argument("--n", type=int, default=600, help="questions to write, the tasks in turn (default 600)")
+    parser.add_argument("--seed", type=int, default=0, help="which questions of the split (default 0)")
+    parser.add_argument("--subtasks", nargs="+", choices=list(MAKERS), default=None, help="default: all three")
+    parser.add_argument("--exclude", type=Path, default=None, help="JSONL file whose questions are never written")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     args = parser.parse_args()
+    if args.n < 1:
+        raise UserError(f"--n {args.n}: ask for at least 1 question")
+    if args.exclude and not args.exclude.is_file():
+        raise UserError(f"--exclude {args.exclude}: no such file; leave the flag out or name a JSONL file")
+    banned = read_questions(args.exclude) if args.exclude else set()
+    stream = (row for row in questions(args.split, args.seed, args.subtasks) if row["question"] not in banned)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", encoding="utf-8") as file:
-        for row in itertools.islice(questions(args.split, args.seed), args.n):
+        for row in itertools.islice(stream, args.n):
             file.write(json.dumps(row) + "\n")
+    print(f"{args.out}: {args.n} questions of split {args.split}, seed {args.seed}")
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)
