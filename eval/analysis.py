@@ -85,7 +85,9 @@ def load_run(path: str | Path) -> Run:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
-                raise UserError(f"{results}: line {number} is not JSON; run the evaluation again to write it anew") from None
+                raise UserError(
+                    f"{results}: line {number} is not JSON; run the evaluation again to write it anew"
+                ) from None
     if not rows:
         raise UserError(f"{results}: empty")
     frame = pd.DataFrame(rows)
@@ -169,7 +171,7 @@ class Comparison:
 
 
 def comparisons(run: Run, untrained: str = "untrained", grpo: str = "grpo") -> list[Comparison]:
-    """What is tested: the first leader against everything, then rounds, solo, and questions on which few agents are right."""
+    """What is tested: the first leader against all others, its rounds, it alone, and where few agents are right."""
     if not run.leaders:
         return []
     table, first = run.table, run.leaders[0]
@@ -212,13 +214,13 @@ def verdict(low: float, high: float) -> str:
 
 
 def tests(run: Run) -> list[dict]:
-    """Every comparison of a run: difference, paired bootstrap interval, McNemar p, and p adjusted by Holm for all of them."""
+    """Every comparison of a run: difference, paired bootstrap interval, McNemar's p, and that adjusted by Holm."""
     made = comparisons(run)
     results: list[Paired] = [paired(c.a.to_numpy(), c.b.to_numpy(), seed=run.seed) for c in made]
     adjusted = holm([result.p for result in results])
     return [
         {"name": c.name, "claim": c.claim, **r.as_dict(), "p_holm": p, "verdict": verdict(*r.ci95)}
-        for c, r, p in zip(made, results, adjusted)
+        for c, r, p in zip(made, results, adjusted, strict=True)
     ]
 
 

@@ -53,7 +53,7 @@ def debate(
             form = agent.template or template
             bare = not form.agent_instruction  # "compact": models that follow no instructions are shown none
             revision = replace(form, revision="agent : {own}\n{leader}" if bare else DEBATE)
-            for q, episode in zip(questions, played):
+            for q, episode in zip(questions, played, strict=True):
                 last = [turn.text for turn in episode[-1]]
                 texts = [last[k], *(text for j, text in enumerate(last) if j != k)]
 
@@ -94,7 +94,7 @@ def mixture_of_agents(
                 form = agent.template or template
                 proposer = replace(form, instruction_team=form.agent_instruction, system=form.agent_system)
                 prompts = []
-                for q, texts in zip(questions, shown):
+                for q, texts in zip(questions, shown, strict=True):
 
                     def build(
                         texts: Sequence[str], q: Mapping = q, agent: Player = agent, proposer: PromptTemplate = proposer
@@ -105,14 +105,17 @@ def mixture_of_agents(
                 columns.append([samples[0] for samples in agent.ask(prompts, round=layer, seed=seed)])
             proposals = [[column[i] for column in columns] for i in range(len(questions))]
         shown = _shown(proposals, questions, len(team), seed)
-        prompts = [aggregator.leader_prompt(template, q["question"], texts) for q, texts in zip(questions, shown)]
+        pairs = zip(questions, shown, strict=True)
+        prompts = [aggregator.leader_prompt(template, q["question"], texts) for q, texts in pairs]
         for i, samples in enumerate(aggregator.ask(prompts, round=layer, seed=seed)):
             played[i].append([*proposals[i], samples[0]])
     return played
 
 
 def _shown(proposals: list[list[Turn]], questions: Sequence[Mapping], k: int, seed: int) -> list[list[str]]:
-    return [[turns[j].text for j in shown_order(k, seed, q["id"])] for q, turns in zip(questions, proposals)]
+    return [
+        [turns[j].text for j in shown_order(k, seed, q["id"])] for q, turns in zip(questions, proposals, strict=True)
+    ]
 
 
 def within_tokens(turns: Sequence[Turn], budget: int) -> list[Turn]:

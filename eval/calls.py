@@ -1,8 +1,8 @@
 """Models for an evaluation: opened when first asked, kept or closed by need, and every answer kept on disk.
 
 An evaluation is resumed by asking the same requests again: what has been answered is read from `DIR/_calls`, keyed by
-what was asked (model and the state of its files, sampling, seed, prompts). So a killed run ends with the same results as
-an undisturbed one, a method or leader added later costs only its own calls, and round 0 of the team, which most
+what was asked (model and the state of its files, sampling, seed, prompts). So a killed run ends with the same results
+as an undisturbed one, a method or leader added later costs only its own calls, and round 0 of the team, which most
 methods share, is generated once.
 """
 

@@ -75,7 +75,7 @@ def explorer(run: Run, room: int) -> dict:
         b = _index(systems, "majority_vote", len(systems) - 1)
     order = by_interest([q[0] for q in questions[:kept]], [q[5] for q in questions[:kept]], a, b)
     transcripts = pick_transcripts(run, order, room - spent)
-    note = f"Transcripts of {len(transcripts)} questions are in this page, won and lost ones first; all are in transcripts.jsonl."
+    note = f"Transcripts of {len(transcripts)} questions are in this page, won and lost first; all: transcripts.jsonl."
     if kept < len(questions):
         note += f" The table holds the first {kept} of {len(questions)} questions, to keep the page small."
     return {
@@ -93,16 +93,16 @@ def explorer(run: Run, room: int) -> dict:
 
 
 def told_as(system: str) -> str:
-    """The transcript in which a system's messages stand: those without a leader are votes over the agents' responses."""
+    """The transcript in which a system's messages stand; systems without a leader vote over the agents' responses."""
     bare = system.split(" (equal")[0]
     return bare if bare.startswith(("leader_", "debate", "mixture_of_agents")) else "agent"
 
 
 def by_interest(ids: Sequence[str], bits: Sequence[str], a: int, b: int) -> list[str]:
     """Questions that A won and those it lost in turn, then the others, so that any number of them shows both kinds."""
-    won = [i for i, bit in zip(ids, bits) if bit[a] == "1" and bit[b] == "0"]
-    lost = [i for i, bit in zip(ids, bits) if bit[a] == "0" and bit[b] == "1"]
-    turn = [i for pair in zip(won, lost) for i in pair]
+    won = [i for i, bit in zip(ids, bits, strict=True) if bit[a] == "1" and bit[b] == "0"]
+    lost = [i for i, bit in zip(ids, bits, strict=True) if bit[a] == "0" and bit[b] == "1"]
+    turn = [i for pair in zip(won, lost, strict=False) for i in pair]
     longer = (won if len(won) > len(lost) else lost)[min(len(won), len(lost)) :]
     taken = {*won, *lost}
     return turn + longer + [i for i in ids if i not in taken]
@@ -150,7 +150,7 @@ def pick_transcripts(run: Run, order: Sequence[str], room: int) -> dict[str, dic
 
 
 def _json(value: object) -> str:
-    # In a script element only `<` could end the data or open a comment. Escaped here, so that sizes are those in the page.
+    # In a script element only `<` could end the data or open a comment. Escaped here, so sizes are those in the page.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 

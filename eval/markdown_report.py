@@ -11,9 +11,9 @@ CLAIMS = {
     "d": "it holds up when few agents, or none, are right",
 }
 MEANING = (
-    "Intervals: Wilson (accuracy), percentile bootstrap over questions, 9,999 resamples (differences). p: McNemar, exact "
-    "below 25 discordant pairs; Holm: adjusted for all comparisons of the run. *holds*: the interval of the difference is "
-    "above 0; *the contrary*: below; *open*: it contains 0."
+    "Intervals: Wilson (accuracy), percentile bootstrap over questions, 9,999 resamples (differences). p: McNemar, "
+    "exact below 25 discordant pairs; Holm: adjusted for all comparisons of the run. *holds*: the interval of the "
+    "difference is above 0; *the contrary*: below; *open*: it contains 0."
 )
 COST_MEANING = (
     "Means per question. *steps*: model calls that must follow each other; *serial tokens*: tokens generated along the "
@@ -53,7 +53,17 @@ def test_rows(tests: Sequence[Mapping]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-TEST_HEAD = ("comparison", "claim", "difference", "95 % interval", "only first / second right", "p", "p (Holm)", "n", "verdict")
+TEST_HEAD = (
+    "comparison",
+    "claim",
+    "difference",
+    "95 % interval",
+    "only first / second right",
+    "p",
+    "p (Holm)",
+    "n",
+    "verdict",
+)
 
 
 def claims_section(report: Mapping) -> list[str]:
@@ -67,7 +77,11 @@ def claims_section(report: Mapping) -> list[str]:
             for t in sorted(pooled, key=lambda t: t["claim"]) if t["claim"]
         ]  # fmt: skip
         title = f"### {label}, seeds {', '.join(map(str, seeds))} together\n"
-        parts += [title, table(("claim and comparison", "by run", "mean", "95 % interval", "questions", "verdict"), rows), ""]
+        parts += [
+            title,
+            table(("claim and comparison", "by run", "mean", "95 % interval", "questions", "verdict"), rows),
+            "",
+        ]
     return parts
 
 

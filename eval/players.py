@@ -8,19 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.calls import Models, model_state
+from eval.methods import Config
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts import MIN_RESPONSE_TOKENS, PromptRenderer, load_template
 from openrlhf_mlpo.rounds import Player
-
-from eval.calls import Models, model_state
-from eval.methods import Config
 
 # Longest prompt when a model's configuration names no context length.
 FALLBACK_CONTEXT = 32768
 
 
 class Players:
-    """`team`, `leaders` and `samplers` (leaders at `--vote_temperature`), over one set of engines; a context manager."""
+    """`team`, `leaders` and `samplers` (leaders at `--vote_temperature`), over one set of engines."""
 
     def __init__(
         self, args: argparse.Namespace, config: Config, agents: Sequence[Any], leaders: Mapping[str, str], store: Path

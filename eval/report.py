@@ -20,9 +20,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
-
 from eval.analysis import Run, accuracies, analyse, by_correct_agents, by_round, load_run, over_runs, system_name, tests  # noqa: E402
+from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 
 
 def summarise(
@@ -62,13 +61,12 @@ def summarise(
         "accuracy": accuracy,
         "by_correct_agents": {system: groups for system, groups in strata.items() if not system.startswith("agent[")},
         "paired": {
-            test["name"]: {key: test[key] for key in ("diff", "ci95", "p", "p_holm", "n", "claim")} for test in tests(run)
+            test["name"]: {key: test[key] for key in ("diff", "ci95", "p", "p_holm", "n", "claim")}
+            for test in tests(run)
         },
         "best_agent": run.manifest.get("best_agent"),
         "versions": run.manifest.get("versions", {}),
     }
-
-
 
 
 def groups_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -134,7 +132,7 @@ def draw(runs: Sequence[Run], report: Mapping, training: Mapping, out: Path) -> 
     from eval import plots
 
     drawn: dict[str, str] = {}
-    for index, (run, found) in enumerate(zip(runs, report["runs"])):
+    for index, (run, found) in enumerate(zip(runs, report["runs"], strict=True)):
         tail = "" if len(runs) == 1 else f"_{index}"
         name = f"{run.label}, seed {run.seed}"
         first = run.leaders[0] if run.leaders else ""
@@ -153,7 +151,9 @@ def draw(runs: Sequence[Run], report: Mapping, training: Mapping, out: Path) -> 
         plots.cost(systems, found["by_round"], out / f"cost{tail}.png")
         drawn[f"cost{tail}.png"] = f"Accuracy against cost ({name})"
     if len(runs) > 1:
-        table = {f"{run.label}\nseed {run.seed}": found["systems"] for run, found in zip(runs, report["runs"])}
+        table = {
+            f"{run.label}\nseed {run.seed}": found["systems"] for run, found in zip(runs, report["runs"], strict=True)
+        }
         shown = [s for s in report["runs"][0]["systems"] if not s.startswith("agent[") and "(equal" not in s][:8]
         plots.across(table, out / "across.png", shown)
         drawn["across.png"] = "The same systems over the runs"
@@ -167,10 +167,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("runs", nargs="+", metavar="DIR", help="folders that eval/evaluate.py wrote")
     p.add_argument("--out", required=True, help="folder for the report")
-    p.add_argument("--training", action="append", default=[], metavar="[NAME=]DIR",
-                   help="TensorBoard folder of the training, for its learning curves; may repeat")
-    p.add_argument("--max_megabytes", type=float, default=4.5,
-                   help="size of report.html; transcripts are left out beyond it (default %(default)s)")
+    p.add_argument(
+        "--training",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="TensorBoard folder of the training, for its learning curves; may repeat",
+    )
+    p.add_argument(
+        "--max_megabytes",
+        type=float,
+        default=4.5,
+        help="size of report.html; transcripts are left out beyond it (default %(default)s)",
+    )
     return p.parse_args(argv)  # fmt: skip
 
 
@@ -190,7 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     (out / "report.md").write_text(text, encoding="utf-8")
     html = page(runs, report, plots, out, limit=int(args.max_megabytes * 1e6))
     (out / "report.html").write_text(html, encoding="utf-8")
-    print(f"wrote {out / 'report.md'}, report.html ({len(html.encode()) / 1e6:.1f} MB), report.json and {len(plots)} plots")
+    size = f"{len(html.encode()) / 1e6:.1f} MB"
+    print(f"wrote {out / 'report.md'}, report.html ({size}), report.json and {len(plots)} plots")
     return 0
 
 

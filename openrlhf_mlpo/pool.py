@@ -54,7 +54,9 @@ def read_manifest(path: str | Path) -> dict:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no pool here ({MANIFEST} is missing); make one with openrlhf_mlpo.cli.sample_team") from None
+        raise UserError(
+            f"{path}: no pool here ({MANIFEST} is missing); make one with openrlhf_mlpo.cli.sample_team"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: unreadable: {error}") from None
 
@@ -95,7 +97,9 @@ def open_pool(path: str | Path):
 
 def keep_question(responses: Sequence[Mapping[str, Any]], max_correct: float = MAX_CORRECT) -> bool:
     """Whether a question stays: fewer than `max_correct` of its K·M responses are correct. 1.01 keeps all."""
-    return sum(bool(response["correct"]) for response in responses) < max_correct * len(responses) if responses else True
+    return (
+        sum(bool(response["correct"]) for response in responses) < max_correct * len(responses) if responses else True
+    )
 
 
 def correct_by_agent(responses: Sequence[Mapping[str, Any]]) -> dict[str, list[bool]]:
@@ -119,5 +123,5 @@ def majority(answers: Sequence[str | None], correct: Sequence[bool]) -> bool | N
     if 2 * count <= len(answers):
         return None
     # Canonical forms are cheaper than the verifier, which may tell two equal ones apart: the majority of it decides.
-    verdicts = [right for answer, right in zip(answers, correct) if answer == winner]
+    verdicts = [right for answer, right in zip(answers, correct, strict=True) if answer == winner]
     return 2 * sum(verdicts) > len(verdicts)

@@ -1,4 +1,4 @@
-"""Writing a pool so that a run killed at any moment can be continued: nothing lost beyond the batch in flight, nothing twice.
+"""Writing a pool so that a killed run can be continued: nothing lost beyond the batch in flight, nothing twice.
 
 While it runs, each finished batch of one agent is one file in POOL/_parts, written under another name and then renamed,
 so a part is either whole or absent. When every agent has answered every question the parts are put together, in the
@@ -46,7 +46,9 @@ class PoolWriter:
             raise UserError(f"--out {self.path}: is a file; name a directory")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            foreign = not (self.path / MANIFEST).exists() and [p for p in self.path.iterdir() if not p.name.startswith(("_", "."))]
+            foreign = not (self.path / MANIFEST).exists() and [
+                p for p in self.path.iterdir() if not p.name.startswith(("_", "."))
+            ]
             self._lock = (self.path / "_lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -111,7 +113,7 @@ class PoolWriter:
 
         if not self._buffer:
             return
-        ids, responses = zip(*self._buffer)
+        ids, responses = zip(*self._buffer, strict=True)
         table = pa.table({"id": pa.array(ids), "responses": pa.array(responses, pa.list_(response_type()))})
         name = f"{self.agents.index(self._buffer_agent):03d}-{self._next_part:07d}.parquet"
         with (self.parts / f".{name}").open("wb") as file:
@@ -135,7 +137,9 @@ class PoolWriter:
         def rows(start: int, end: int):
             block = self.questions.with_format("arrow")[start:end]
             columns = [block[name].combine_chunks().cast(schema.field(name).type) for name in schema.names[:-1]]
-            return pa.table([*columns, _interleave([reader.read(start, end) for reader in readers], self.samples)], schema)
+            return pa.table(
+                [*columns, _interleave([reader.read(start, end) for reader in readers], self.samples)], schema
+            )
 
         target = self.path / "_data.tmp"
         write_files(target, self.path / "_arrow", len(self.ids), rows)
@@ -254,5 +258,5 @@ def _difference(stored: Any, now: Any, where: str = "") -> str:
         names = [[agent["name"] for agent in agents] for agents in (stored, now)]
         if names[0] != names[1]:
             return f"agents {', '.join(names[0])} in the pool, {', '.join(names[1])} now"
-        return next((d for a, b in zip(stored, now) if (d := _difference(a, b, f"agent {a['name']}"))), "")
+        return next((d for a, b in zip(stored, now, strict=True) if (d := _difference(a, b, f"agent {a['name']}"))), "")
     return "" if stored == now else f"{where} {stored!r} in the pool, {now!r} now"

@@ -79,14 +79,16 @@ class Player:
     template: PromptTemplate | None = None  # an agent's own, in place of the run's
 
     def ask(self, prompts: Sequence[Prompt], *, round: int = 0, n: int = 1, seed: int = 0) -> list[list[Turn]]:
-        """`n` turns per prompt. Equal requests get equal seeds, so a method may ask again for what another has asked."""
+        """`n` turns per prompt. Equal requests get equal seeds: a method may ask again what another has asked."""
         if not prompts:
             return []
         completions, seconds = self.generate(prompts, n, call_seed(seed, round, self.name))
         share = seconds / (len(prompts) * n)
         return [
             [
-                Turn(self.name, round, prompt, c.text, c.prompt_tokens, c.completion_tokens, str(c.finish_reason), share)
+                Turn(
+                    self.name, round, prompt, c.text, c.prompt_tokens, c.completion_tokens, str(c.finish_reason), share
+                )
                 for c in samples
             ]
             for prompt, samples in zip(prompts, completions, strict=True)
@@ -138,7 +140,7 @@ class Player:
         while excess > 0 and room > 0:
             room -= excess  # pieces can tokenize to a few more tokens together than apart, hence the loop
             budgets = share_budget(lengths, room)
-            texts = [keep_end(self.tokenizer, text, budget) for text, budget in zip(texts, budgets)]
+            texts = [keep_end(self.tokenizer, text, budget) for text, budget in zip(texts, budgets, strict=True)]
             excess = size(texts) - self.max_prompt_tokens
         return texts
 
@@ -196,10 +198,10 @@ def leader_team(
                     last = [episodes[i][-1] for i in open_[name]]
                     prompts = [
                         agent.agent_prompt(template, questions[i]["question"], r.responses[k].text, r.output.text)
-                        for i, r in zip(open_[name], last)
+                        for i, r in zip(open_[name], last, strict=True)
                     ]
                     turns = agent.ask(prompts, round=t, seed=seed)
-                for i, turn in zip(open_[name], turns):
+                for i, turn in zip(open_[name], turns, strict=True):
                     responses[name][i].append(turn[0])
         for leader in leaders:
             episodes, live = played[leader.name], open_[leader.name]
@@ -209,7 +211,7 @@ def leader_team(
                 shown = [responses[leader.name][i][k].text for k in order]
                 last_output = episodes[i][-1].output.text if t else None
                 prompts.append(leader.leader_prompt(template, questions[i]["question"], shown, last_output))
-            for i, output in zip(live, leader.ask(prompts, round=t, seed=seed)):
+            for i, output in zip(live, leader.ask(prompts, round=t, seed=seed), strict=True):
                 episodes[i].append(Round(tuple(responses[leader.name][i]), output[0]))
             if settled and t:
                 outputs = {i: (episodes[i][-2].output.text, episodes[i][-1].output.text) for i in live}

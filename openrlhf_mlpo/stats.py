@@ -1,4 +1,4 @@
-"""Statistics of an evaluation: intervals, paired differences, tests. All of it is statsmodels' and scipy's; see each line.
+"""Statistics of an evaluation: intervals, paired differences, tests. All of it is statsmodels' and scipy's.
 
 An outcome is 1.0 (right) or 0.0 (wrong) per question; paired arrays hold the same questions in the same order.
 """
@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 9999
-# Below this many discordant pairs McNemar's chi-square is too rough: the exact binomial test is used (statsmodels' advice).
+# Below this many discordant pairs McNemar's chi-square is too rough, and the exact binomial test is used.
 EXACT_BELOW = 25
 
 
@@ -43,7 +43,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of per-question differences (questions are resampled, so pairs stay).
+    """95 % percentile bootstrap interval of the mean difference per question (questions are resampled: pairs stay).
 
     The percentile method, because the bias-corrected one needs n x n memory. All differences equal: that value twice.
     """
@@ -65,7 +65,7 @@ def bootstrap_interval(differences: Sequence[float], seed: int = 0) -> tuple[flo
 
 
 def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
-    """Two-sided p of McNemar's test; exact below `EXACT_BELOW` discordant pairs, else chi-square with continuity correction."""
+    """Two-sided p of McNemar's test: exact below `EXACT_BELOW` discordant pairs, else continuity-corrected."""
     a, b = np.asarray(a) > 0.5, np.asarray(b) > 0.5
     table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
     discordant = table[0][1] + table[1][0]

@@ -22,9 +22,18 @@ TEST_FRACTION = 0.2
 
 # Where a row's fields are found, by task, first match wins: the names of the usual distributions of each benchmark.
 _FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "math": {"question": ("question", "problem"), "answer": ("answer", "solution"), "subtask": ("subtask", "subject", "type")},
+    "math": {
+        "question": ("question", "problem"),
+        "answer": ("answer", "solution"),
+        "subtask": ("subtask", "subject", "type"),
+    },
     "bbh": {"question": ("question", "input"), "answer": ("answer", "target"), "subtask": ("subtask", "task")},
-    "mmlu": {"question": ("question",), "answer": ("answer",), "subtask": ("subtask", "subject"), "choices": ("choices",)},
+    "mmlu": {
+        "question": ("question",),
+        "answer": ("answer",),
+        "subtask": ("subtask", "subject"),
+        "choices": ("choices",),
+    },
     "exact": {
         "question": ("question", "input", "prompt", "problem"),
         "answer": ("answer", "target", "label"),
@@ -32,6 +41,7 @@ _FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
         "choices": ("choices",),
     },
 }
+
 
 def load_questions(
     source: str,
@@ -156,19 +166,19 @@ def question_id(task: str, question: str, choices: Iterable[str] = ()) -> str:
 
 
 def split_of(question_id: str, test_fraction: float = TEST_FRACTION) -> str:
-    """"train" or "test", decided by the id alone: it stays when rows are added, removed or reordered."""
+    """ "train" or "test", decided by the id alone: it stays when rows are added, removed or reordered."""
     place = int(hashlib.sha256(f"split {question_id}".encode()).hexdigest()[:8], 16) / 16**8
     return "test" if place < test_fraction else "train"
 
 
 def with_options(question: str, choices: list[str]) -> str:
     """The question followed by its lettered options, added once however often this is called."""
-    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices))
+    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False))
     return question if question.endswith(options) else f"{question.rstrip()}\n{options}"
 
 
 def last_boxed(solution: str) -> str | None:
-    r"""The content of the last \boxed{} (or \fbox{}, or `\boxed x`) of a MATH reference solution; None if there is none."""
+    r"""The content of the last \boxed{} (or \fbox{}, or `\boxed x`) of a MATH reference solution, or None."""
     start = max(solution.rfind("\\boxed"), solution.rfind("\\fbox"))
     if start < 0:
         return None
@@ -210,7 +220,9 @@ def _open(source: str, task: str, split: str | None) -> tuple[Rows, bool]:
     """(place, row) pairs, and whether a split has to be made from content."""
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in _READERS and not file.name.startswith((".", "_")))
+        files = sorted(
+            file for file in path.rglob("*") if file.suffix in _READERS and not file.name.startswith((".", "_"))
+        )
         if not files:
             raise UserError(f"{source}: the directory holds no {' or '.join(_READERS)} file")
         return (pair for file in files for pair in _READERS[file.suffix](file)), True
@@ -277,7 +289,9 @@ def _hub_rows(source: str, task: str, split: str | None) -> tuple[Rows, bool]:
     except UserError:
         raise
     except Exception as error:  # many kinds: no such dataset, no network, gated, a broken file
-        raise UserError(f"{source}: no such file, and not to be had as a dataset: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(
+            f"{source}: no such file, and not to be had as a dataset: {' '.join(str(error).split())[:300]}"
+        ) from error
 
     def rows() -> Rows:
         for each, data in loaded:

@@ -1,13 +1,13 @@
 """Team files: which frozen agents answer, on which engine, with which settings.
 
-    defaults: {engine: vllm, sampling: {temperature: 1.0, max_tokens: 1024}}   # optional, for every agent
-    agents:
-      - {name: qwen, model: Qwen/Qwen2.5-7B-Instruct}
-      - name: llama
-        model: meta-llama/Llama-3.1-8B-Instruct
-        engine: openai
-        engine_args: {base_url: "http://localhost:8000/v1"}
-        sampling: {temperature: 0.7}
+defaults: {engine: vllm, sampling: {temperature: 1.0, max_tokens: 1024}}   # optional, for every agent
+agents:
+  - {name: qwen, model: Qwen/Qwen2.5-7B-Instruct}
+  - name: llama
+    model: meta-llama/Llama-3.1-8B-Instruct
+    engine: openai
+    engine_args: {base_url: "http://localhost:8000/v1"}
+    sampling: {temperature: 0.7}
 """
 
 from __future__ import annotations
@@ -85,8 +85,10 @@ def load_team(path: str | Path) -> list[Agent]:
         if merged.get("engine", "vllm") not in ENGINES:
             raise UserError(f"{where}: unknown engine {merged['engine']!r}; the engines are {', '.join(ENGINES)}")
         if secret := next((key for key in merged["engine_args"] if key in ("api_key", "token", "hf_token")), None):
-            raise UserError(f"{where}: keys do not belong in a team file; remove {secret}, set an environment variable "
-                            "and name it in engine_args.api_key_env")
+            raise UserError(
+                f"{where}: keys do not belong in a team file; remove {secret}, set an environment variable "
+                "and name it in engine_args.api_key_env"
+            )
         Sampling.from_dict(merged["sampling"], f"{where}: sampling")
         if any(agent.name == merged["name"] for agent in agents):
             raise UserError(f"{where}: the name {merged['name']!r} is taken; give each agent its own")

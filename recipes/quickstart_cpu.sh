@@ -41,9 +41,10 @@ DIR=${DIR:-runs/quickstart$( ((SMOKE)) && echo _smoke || true)}
 if ((SMOKE)); then
   N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 LEADER_ROWS=640 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4 ROUNDS=2 SAMPLES=2
 else
-  N_TRAIN=${N_TRAIN:-1500} N_TEST=${N_TEST:-900} AGENT_ROWS=${AGENT_ROWS:-8000} LEADER_ROWS=${LEADER_ROWS:-12000}
-  EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=4
+  N_TRAIN=${N_TRAIN:-1200} N_TEST=${N_TEST:-900} AGENT_ROWS=${AGENT_ROWS:-12800} LEADER_ROWS=${LEADER_ROWS:-12800}
+  EPISODES=${EPISODES:-2} ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=4
 fi
+REAL_ROWS=${REAL_ROWS:-../shared/data/bbh_sample.jsonl}
 MAX_LEN=448 MAX_NEW_TOKENS=80
 
 PY=.venv/bin/python
@@ -56,14 +57,6 @@ stage() {
   if ((DRY)); then printf '%q ' "$@"; echo; else $PY $Q/stage.py --dir "$DIR" --name "$name" -- "$@"; fi
 }
 
-sft() { # model, data, output, extra flags: OpenRLHF's own SFT, loss on the output only
-  local model=$1 data=$2 out=$3; shift 3
-  SFT=($PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
-    --model.model_name_or_path "$model" --ckpt.output_dir "$out" --ckpt.path "$DIR/ckpt/sft"
-    --data.dataset "$data" --data.input_key input --data.output_key output --data.max_len $MAX_LEN
-    --ds.zero_stage 0 --train.max_epochs 1 --adam.weight_decay 0 --train.seed $((SEED + 1)) "$@")
-}
-
 ((DRY)) || mkdir -p "$DIR"
 
 # Questions: the team learns from one split, the leader from another, and neither sees the test.
@@ -72,12 +65,7 @@ stage test-questions $PY $Q/questions.py --split test --n $N_TEST --seed $SEED -
 stage models $PY $Q/models.py --out "$DIR/models" --seed $SEED
 
 # A team of three, each taught another mixture of the tasks; frozen from here on.
-for agent in 1 2 3; do
-  stage agent-$agent-data $PY $Q/agent_data.py --agent $agent --n $AGENT_ROWS --seed $SEED --out "$DIR/agent_$agent.jsonl"
-  sft "$DIR/models/agent_$agent" "$DIR/agent_$agent.jsonl" "$DIR/agents/agent_$agent" \
-    --data.apply_chat_template --train.batch_size 32 --train.micro_batch_size 32 --adam.lr 4e-3
-  stage agent-$agent "${SFT[@]}"
-done
+stage agents bash $Q/agents.sh "$DIR" $AGENT_ROWS $MAX_LEN $SEED
 if ! ((DRY)); then
   cat > "$DIR/team.yaml" <<EOF
 defaults:
@@ -96,9 +84,11 @@ stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$DIR/train.jsonl" -
 # Warm start: OpenRLHF's SFT on traces over the pool's responses.
 stage leader-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $LEADER_ROWS --seed $SEED \
   --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/leader_sft.jsonl"
-sft "$DIR/models/leader" "$DIR/leader_sft.jsonl" "$DIR/leader_0" \
-  --data.input_template "{}" --train.batch_size 32 --train.micro_batch_size 32 --adam.lr 2e-3
-stage warm-start "${SFT[@]}"
+stage warm-start $PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft \
+  --model.model_name_or_path "$DIR/models/leader" --ckpt.output_dir "$DIR/leader_0" --ckpt.path "$DIR/ckpt/sft" \
+  --data.dataset "$DIR/leader_sft.jsonl" --data.input_key input --data.output_key output --data.input_template "{}" \
+  --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size 32 --train.micro_batch_size 32 \
+  --adam.lr 2e-3 --train.seed $((SEED + 1))
 
 # MLPO, and plain GRPO without a team on the same questions, number of rollouts, objective and settings.
 train() { # name, solo fraction
@@ -110,7 +100,7 @@ train() { # name, solo fraction
   ROLLOUT=(--vllm.num_engines 1 --vllm.enable_prefix_caching --rollout.batch_size $ROLLOUT_PROMPTS
     --rollout.n_samples_per_prompt $GROUP --rollout.micro_batch_size 64)
   UPDATE=(--train.batch_size $((ROLLOUT_PROMPTS * GROUP)) --train.micro_batch_size 64 --train.num_episodes $EPISODES
-    --actor.adam.lr 1e-3 --algo.kl.init_coef 0 --ds.zero_stage 0 --train.seed $((SEED + 1)))
+    --actor.adam.lr 3e-4 --algo.kl.init_coef 0 --ds.zero_stage 0 --train.seed $((SEED + 1)))
   OUTPUT=(--ckpt.output_dir "$DIR/leaders/$name" --ckpt.path "$DIR/ckpt/$name" --logger.tensorboard_dir "$DIR/tensorboard/$name"
     --logger.wandb.run_name "$name")
   stage "$name" $PY -m openrlhf_mlpo.cli.train_mlpo_ray "${MLPO[@]}" "${MODEL[@]}" "${LENGTHS[@]}" "${ROLLOUT[@]}" \
@@ -123,4 +113,13 @@ stage evaluate $PY eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader u
   --leader grpo="$DIR/leaders/grpo" --leader_methods grpo=leader_solo --team "$DIR/team.yaml" \
   --questions "$DIR/test.jsonl" --task bbh --template compact --rounds $ROUNDS --max_new_tokens $MAX_NEW_TOKENS \
   --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle --seed $SEED --out "$DIR/eval"
+# The same leader on real rows of the same tasks, where a file of them is at hand.
+if [[ -f $REAL_ROWS ]]; then
+  stage real-rows $PY $Q/real_rows.py --rows "$REAL_ROWS" --out "$DIR/real.jsonl"
+  stage evaluate-real $PY eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leader_0" \
+    --team "$DIR/team.yaml" --questions "$DIR/real.jsonl" --task bbh --template compact --rounds $ROUNDS --drop_long \
+    --max_new_tokens $MAX_NEW_TOKENS --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle \
+    --seed $SEED --label "real BBH rows" --out "$DIR/eval_real"
+fi
 stage report $PY eval/report.py "$DIR/eval" --training "$DIR/tensorboard" --out "$DIR/report"
+((DRY)) || $PY $Q/summary.py --dir "$DIR"

@@ -35,7 +35,7 @@ def answer(name: str, content: str, seed: int) -> str:
 
 
 def lead(trust: float, solo: float, content: str, seed: int) -> str:
-    """Takes the right answer with chance `trust` where someone shows it, else the first shown; alone right with `solo`."""
+    """Takes a right answer that is shown with chance `trust`, else the first shown; alone right with `solo`."""
     a, b = map(int, QUESTION.search(content).groups())
     shown = SHOWN.findall(content)
     if shown:

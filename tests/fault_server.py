@@ -11,10 +11,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FaultServer:
-    """`with FaultServer(...) as url`. Faults come with these probabilities per request: `limit` 429, `error` 500, `hang`
-    (longer than the client waits), `cut` (the connection ends in the middle of the reply)."""
+    """`with FaultServer(...) as url`. Faults come with these probabilities per request: `limit` 429, `error` 500,
+    `hang` (longer than the client waits), `cut` (the connection ends in the middle of the reply)."""
 
-    def __init__(self, *, limit=0.0, error=0.0, hang=0.0, cut=0.0, delay=0.0, hang_s=3.0, key="", model="m", seed=0, context=10_000):
+    def __init__(
+        self,
+        *,
+        limit=0.0,
+        error=0.0,
+        hang=0.0,
+        cut=0.0,
+        delay=0.0,
+        hang_s=3.0,
+        key="",
+        model="m",
+        seed=0,
+        context=10_000,
+    ):
         self.faults = {"limit": limit, "error": error, "hang": hang, "cut": cut}
         self.delay, self.hang_s, self.key, self.model, self.context = delay, hang_s, key, model, context
         self.random, self.lock = random.Random(seed), threading.Lock()
@@ -105,7 +118,9 @@ class FaultServer:
             return handler.reply(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
         prompt = json.dumps(body.get("messages", body.get("prompt")))
         if len(prompt) > self.context:
-            return handler.reply(400, {"error": {"message": f"This model's maximum context length is {self.context} tokens."}})
+            return handler.reply(
+                400, {"error": {"message": f"This model's maximum context length is {self.context} tokens."}}
+            )
         time.sleep(self.delay)
         handler.reply(200, self.content(body, prompt), cut=fault == "cut")
 

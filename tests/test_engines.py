@@ -144,7 +144,9 @@ def test_openai_prompt_beyond_the_context_is_no_end():
 def test_openai_wrong_key_is_not_shown(monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-very-secret")
     with FaultServer(key="sk-right") as url:
-        with pytest.raises(UserError, match=r"refuses the API key \(401\); check the environment variable MY_KEY") as caught:
+        with pytest.raises(
+            UserError, match=r"refuses the API key \(401\); check the environment variable MY_KEY"
+        ) as caught:
             client(url, api_key_env="MY_KEY")
     assert "secret" not in str(caught.value)
 
@@ -185,7 +187,10 @@ def test_openai_mistakes(settings, message):
         make_engine("m", engine="openai", engine_args=settings)
 
 
-@pytest.mark.parametrize("fault, message", [("limit", "still limits the rate"), ("error", "answered 500: .*oops"), ("hang", "did not answer within 0.2 s")])
+@pytest.mark.parametrize(
+    "fault, message",
+    [("limit", "still limits the rate"), ("error", "answered 500: .*oops"), ("hang", "did not answer within 0.2 s")],
+)
 def test_openai_gives_up_after_its_retries(fault, message):
     with FaultServer(**{fault: 1.0}, hang_s=0.5) as url, client(url, timeout=0.2, max_retries=1) as engine:
         with pytest.raises(UserError, match=message):
@@ -216,7 +221,9 @@ def test_vllm_two_models_one_after_the_other_batching_does_not_matter(models):
         single = [engine.generate([prompt], n=2, seed=3, sampling=sampling)[0] for prompt in prompts[:3]]
         other = engine.generate(prompts, n=2, seed=4, sampling=sampling)
         rendered = engine.tokenizer.apply_chat_template(prompts[0], tokenize=False, add_generation_prompt=True)
-        assert engine.generate([rendered], seed=[1], sampling=sampling) == engine.generate(prompts[:1], seed=[1], sampling=sampling)
+        assert engine.generate([rendered], seed=[1], sampling=sampling) == engine.generate(
+            prompts[:1], seed=[1], sampling=sampling
+        )
         # a prompt of more tokens than the model takes, and one that leaves room for a single token
         long = engine.generate([ask("not " * 80), ask("not " * 57)], sampling=Sampling(max_tokens=8))
         assert [long[0][0].finish_reason, long[0][0].text] == [TOO_LONG, ""] and long[1][0].completion_tokens <= 2
@@ -232,7 +239,9 @@ def test_vllm_two_models_one_after_the_other_batching_does_not_matter(models):
         assert texts(engine.generate(prompts, n=2, seed=3, sampling=sampling)) == texts(whole)
 
 
-@pytest.mark.parametrize("model, message", [("./nowhere", "no such directory"), ("/nowhere/at/all", "no such directory")])
+@pytest.mark.parametrize(
+    "model, message", [("./nowhere", "no such directory"), ("/nowhere/at/all", "no such directory")]
+)
 def test_vllm_missing_model(model, message):
     with pytest.raises(UserError, match=message):
         make_engine(model)
@@ -255,8 +264,9 @@ def test_vllm_what_it_refuses_is_one_line(models, tmp_path):
 @pytest.mark.stack
 def test_ray_actors_answer_like_one_engine(tmp_path):
     (tmp_path / "agent.py").write_text(
-        "import os\ndef answer(messages, *, seed, sampling):\n"
-        "    if messages == 'bad':\n        from openrlhf_mlpo.errors import UserError\n        raise UserError('bad prompt')\n"
+        "def answer(messages, *, seed, sampling):\n"
+        "    from openrlhf_mlpo.errors import UserError\n"
+        "    if messages == 'bad':\n        raise UserError('bad prompt')\n"
         "    return f'{messages} {seed} {sampling.max_tokens}'\n"
     )
     model = f"{tmp_path}/agent.py:answer"
@@ -281,5 +291,9 @@ def test_ray_around_vllm(models):
     prompts, sampling = [ask(f"not True and {i % 4} is") for i in range(8)], Sampling(max_tokens=8)
     with vllm(models[0]) as engine:
         expected = engine.generate(prompts, n=2, seed=3, sampling=sampling)
-    with make_engine(models[0], engine="ray", engine_args={"max_model_len": 64, "max_num_seqs": 32, "batch_size": 4}) as engine:
-        assert json.dumps(texts(engine.generate(prompts, n=2, seed=3, sampling=sampling))) == json.dumps(texts(expected))
+    with make_engine(
+        models[0], engine="ray", engine_args={"max_model_len": 64, "max_num_seqs": 32, "batch_size": 4}
+    ) as engine:
+        assert json.dumps(texts(engine.generate(prompts, n=2, seed=3, sampling=sampling))) == json.dumps(
+            texts(expected)
+        )

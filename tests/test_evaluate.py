@@ -16,7 +16,8 @@ import pytest
 from eval.baselines import vote, within_tokens
 from eval.calls import Models, model_state
 from eval.evaluate import evaluate, main
-from eval.methods import METHODS, Config, Judge, choose_best, fits, run_methods
+from eval.methods import METHODS, Config, choose_best, fits, run_methods
+from eval.recorder import Judge
 from openrlhf_mlpo.engines import Completion, Sampling
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts import load_template
@@ -37,7 +38,13 @@ def everything():
     )
     grouped: dict[tuple, dict[str, dict]] = {}
     for row in rows:
-        key = (row["method"], row["leader"], row["agent"] if row["method"] == "agent" else "", row["budget"], row["round"])
+        key = (
+            row["method"],
+            row["leader"],
+            row["agent"] if row["method"] == "agent" else "",
+            row["budget"],
+            row["round"],
+        )
         assert row["id"] not in grouped.setdefault(key, {}), key
         grouped[key][row["id"]] = row
     return grouped, transcripts, notes
@@ -47,7 +54,9 @@ def test_every_system_answers_every_question(everything):
     grouped, _, _ = everything
     assert {key[0] for key in grouped} == set(METHODS)
     assert all(
-        len(rows) == len(QUESTIONS) for key, rows in grouped.items() if key[3] == "" or key[0] not in ("debate", "mixture_of_agents")
+        len(rows) == len(QUESTIONS)
+        for key, rows in grouped.items()
+        if key[3] == "" or key[0] not in ("debate", "mixture_of_agents")
     )
 
 
@@ -112,11 +121,22 @@ def test_transcripts_keep_every_message(everything):
     _, transcripts, _ = everything
     told = next(t for t in transcripts if t["method"] == "leader_team")
     assert len(told["turns"]) == 12 and told["gold"] == QUESTIONS[0]["answer"]
-    assert set(told["turns"][0]) >= {"player", "round", "prompt", "text", "answer", "correct", "prompt_tokens", "seconds"}
+    assert set(told["turns"][0]) >= {
+        "player",
+        "round",
+        "prompt",
+        "text",
+        "answer",
+        "correct",
+        "prompt_tokens",
+        "seconds",
+    }
 
 
 def test_leader_methods_can_be_limited():
-    config = Config(methods=("leader_team", "leader_solo"), template=ALL.template, leader_methods={"grpo": ("leader_solo",)})
+    config = Config(
+        methods=("leader_team", "leader_solo"), template=ALL.template, leader_methods={"grpo": ("leader_solo",)}
+    )
     rows, _, _ = run_methods(config, fake.team("ann"), [fake.leader(), fake.leader("grpo")], QUESTIONS[:3])
     assert {(row["method"], row["leader"]) for row in rows} == {
         ("leader_team", "mlpo"), ("leader_solo", "mlpo"), ("leader_solo", "grpo"),
@@ -155,7 +175,9 @@ def test_vote(answers, winner):
 def test_tied_votes_favour_nobody():
     counts = Counter(vote(["a", "b", "c"], ["a", "b", "c"], 0, f"q{i}") for i in range(3000))
     assert all(900 < count < 1100 for count in counts.values()) and len(counts) == 3
-    assert [vote(["a", "b"], ["a", "b"], 1, f"q{i}") for i in range(9)] == [vote(["b", "a"], ["b", "a"], 1, f"q{i}") for i in range(9)]
+    assert [vote(["a", "b"], ["a", "b"], 1, f"q{i}") for i in range(9)] == [
+        vote(["b", "a"], ["b", "a"], 1, f"q{i}") for i in range(9)
+    ]
 
 
 def turn(tokens: int) -> Turn:
@@ -280,6 +302,11 @@ def test_command_line(files, capsys):
     assert (files / "out" / "results.jsonl").read_bytes() == before
 
 
+def test_subtasks(files):
+    main(command(files, "out", "--methods", "majority_vote", "--subtasks", "sums1"))
+    assert {row["subtask"] for row in results(files / "out")} == {"sums1"}
+
+
 def test_team_sizes_by_command_line(files, capsys):
     main(command(files, "out", "--team_size", "1,3", "--methods", "leader_team,majority_vote"))
     assert {row["generations"] for row in results(files / "out" / "k1") if row["round"] == 1} == {4}
@@ -290,7 +317,9 @@ def test_team_sizes_by_command_line(files, capsys):
 def test_killed_and_resumed_equals_undisturbed(files):
     script = [sys.executable, str(ROOT / "eval" / "evaluate.py")]
     slow = {**os.environ, "FAKE_SLEEP": "0.02"}
-    run = subprocess.Popen([*script, *command(files, "killed")], env=slow, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        [*script, *command(files, "killed")], env=slow, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     calls = files / "killed" / "_calls"
     deadline = time.time() + 60
     while time.time() < deadline and len(list(calls.glob("*.json"))) < 7:
@@ -318,6 +347,7 @@ def test_killed_and_resumed_equals_undisturbed(files):
         (["--leader_methods", "mlpo=debate"], "--leader_methods: unknown 'debate'"),
         (["--methods", "mixture_of_agents", "--aggregator", "nobody"], "needs an untrained aggregator"),
         (["--methods", "majority_vote", "--budget", "tokens"], "--budget tokens compares with leader_team"),
+        (["--subtasks", "sums0,sums7"], "has no questions of 'sums7'"),
         (["--team_size", "4"], "--team_size 4"),
         (["--team_size", "two"], "--team_size two"),
         (["--template", "nowhere.yaml"], "nowhere.yaml"),
@@ -349,22 +379,23 @@ def test_evaluate_writes_three_files(tmp_path):
 
 @pytest.mark.stack
 def test_vllm_one_model_at_a_time_or_all(files):
-    """Real vLLM: models that take turns answer as models that all stay open; what was asked before is not asked again."""
+    """Real vLLM: models that take turns answer as models that all stay open."""
     from tests.tiny import make_tiny_model
 
     models = {name: make_tiny_model(files / name, seed=i) for i, name in enumerate(("a", "b", "lead"))}
     agents = "\n".join(f"  - {{name: {name}, model: {models[name]}}}" for name in "ab")
     (files / "team.yaml").write_text(f"defaults: {{sampling: {{max_tokens: 8}}}}\nagents:\n{agents}\n")
     base = [
-        sys.executable, str(ROOT / "eval" / "evaluate.py"), "--leader", f"mlpo={models['lead']}", "--team", str(files / "team.yaml"),
-        "--questions", str(files / "questions.jsonl"), "--task", "exact", "--limit", "6", "--rounds", "2", "--template", "compact",
-        "--max_new_tokens", "8", "--methods", "leader_team,leader_vote,majority_vote,debate", "--budget", "generations",
+        sys.executable, str(ROOT / "eval" / "evaluate.py"), "--leader", f"mlpo={models['lead']}",
+        "--team", str(files / "team.yaml"), "--questions", str(files / "questions.jsonl"), "--task", "exact",
+        "--limit", "6", "--rounds", "2", "--template", "compact", "--max_new_tokens", "8",
+        "--methods", "leader_team,leader_solo,majority_vote",
     ]  # fmt: skip
     for out, limit in (("all", "0"), ("turns", "1")):
-        done = subprocess.run([*base, "--out", str(files / out), "--max_engines", limit], capture_output=True, text=True)
+        done = subprocess.run(
+            [*base, "--out", str(files / out), "--max_engines", limit], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr[-2000:]
     rows = results(files / "all")
     assert rows == results(files / "turns")
     assert all(row["completion_tokens"] > 0 for row in rows)
-    again = subprocess.run([*base, "--out", str(files / "all")], capture_output=True, text=True, check=True)
-    assert "0 generations made" in again.stdout

@@ -12,13 +12,13 @@ from openrlhf_mlpo.cli import pool as cli
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool import correct_by_agent, keep_question, majority, open_pool, read_manifest
 from openrlhf_mlpo.pool_writer import PoolWriter
-from openrlhf_mlpo.tasks import questions_dataset, question_id
+from openrlhf_mlpo.tasks import question_id, questions_dataset
 from tests.small import make_pool, make_rows
 
 
 def responses(correct: str, agents: str = "abc"):
     """`"10 11 00"`: per agent, its samples' verdicts."""
-    return [{"agent": a, "correct": c == "1"} for a, group in zip(agents, correct.split()) for c in group]
+    return [{"agent": a, "correct": c == "1"} for a, group in zip(agents, correct.split(), strict=False) for c in group]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def settings(**changes):
 
 def answers(agent: str, question: str):
     return [
-        {"agent": agent, "model": "m", "sample": s, "text": f"{question} {s}", "answer": None if s else "x", "correct": s == 0,
-         "prompt_tokens": 1, "completion_tokens": 2, "finish_reason": "stop"}
+        {"agent": agent, "model": "m", "sample": s, "text": f"{question} {s}", "answer": None if s else "x",
+         "correct": s == 0, "prompt_tokens": 1, "completion_tokens": 2, "finish_reason": "stop"}
         for s in range(2)
     ]  # fmt: skip
 
@@ -93,7 +93,9 @@ def expected(n: int = 10):
 
 
 @pytest.mark.parametrize("rows_per_group, groups_per_file, files", [(1024, 64, 1), (2, 3, 2), (3, 1, 4)])
-def test_rows_come_out_in_order_whatever_order_they_came_in(tmp_path, monkeypatch, rows_per_group, groups_per_file, files):
+def test_rows_come_out_in_order_whatever_order_they_came_in(
+    tmp_path, monkeypatch, rows_per_group, groups_per_file, files
+):
     monkeypatch.setattr(pool_writer, "ROWS_PER_GROUP", rows_per_group)
     monkeypatch.setattr(pool_writer, "GROUPS_PER_FILE", groups_per_file)
     path = tmp_path / "pool"
@@ -195,7 +197,9 @@ def test_one_process_at_a_time_and_no_foreign_directory(tmp_path):
         PoolWriter(tmp_path / "mine" / "thesis.txt", questions(), settings())
 
 
-@pytest.mark.parametrize("make, message", [(None, "no pool here"), ("_parts", "has not finished; run the same sample_team")])
+@pytest.mark.parametrize(
+    "make, message", [(None, "no pool here"), ("_parts", "has not finished; run the same sample_team")]
+)
 def test_opening_what_is_no_finished_pool(tmp_path, make, message):
     if make:
         (tmp_path / make).mkdir()
@@ -215,7 +219,7 @@ def test_table_and_plot(tmp_path, capsys):
     rates = [f"{100 * sum(c) / len(c):.1f} %" for c in by]
     line = [cell.strip() for cell in next(line for line in out.splitlines() if line.startswith("| all")).split("|")]
     assert line[2:6] == ["50", *rates]
-    draws = list(zip(*by))
+    draws = list(zip(*by, strict=True))
     assert line[6] == f"{100 * sum(sum(d) >= 2 for d in draws) / len(draws):.1f} %"  # two possible answers: never a tie
     assert line[7] == f"{100 * sum(any(d) for d in draws) / len(draws):.1f} %"
     dropped = sum(not keep_question(row["responses"]) for row in rows)
@@ -234,7 +238,12 @@ def test_table_by_task(tmp_path):
     path = make_pool(tmp_path / "pool")
     pq.write_table(pa.Table.from_pylist(rows, schema=pool_schema()), path / "data" / "train-00000-of-00001.parquet")
     tallies = cli.summarize(path)
-    assert {name: tally.questions for name, tally in tallies.items()} == {"all": 8, "exact": 4, "bbh": 4, "bbh/boolean_expressions": 4}
+    assert {name: tally.questions for name, tally in tallies.items()} == {
+        "all": 8,
+        "exact": 4,
+        "bbh": 4,
+        "bbh/boolean_expressions": 4,
+    }
     assert "| bbh/boolean_expressions" in cli.table(tallies)
 
 

@@ -39,26 +39,24 @@ def test_answers_are_right(subtask: str) -> None:
     """Each answer against a second way of working it out."""
     for row in first("train", 300, subtasks=[subtask]):
         question, answer, work = row["question"], row["answer"], q.work(subtask, row["question"])
-        if subtask == "boolean_expressions":
-            text = question.removesuffix(" is")
-            assert 8 <= len(text.split()) <= 10 and str(eval(text)) == answer
-            values = [word == "True" for word in work.split()[1:]]
-            assert answer in (str(any(values)), str(all(values)), str(not values[0]))
-        elif subtask == "dyck_languages":
-            brackets = question[len(q.DYCK_FRAME):].split() + answer.split()
+        if subtask == "dyck_languages":
+            brackets = [*question[len(q.DYCK_FRAME) :].split(), answer]
+            assert work.split()[-1] == "1", "one bracket is open at the end"
             while True:  # cancel neighbours until nothing changes
                 i = next((i for i in range(len(brackets) - 1) if q.PAIRS.get(brackets[i]) == brackets[i + 1]), None)
                 if i is None:
                     break
-                del brackets[i:i + 2]
-            assert brackets == [] and work.split()[1:] == [
-                {v: k for k, v in q.PAIRS.items()}[b] for b in reversed(answer.split())
-            ]
-        else:
+                del brackets[i : i + 2]
+            assert brackets == []
+        elif subtask == "object_counting":
             category = question.split("How many ")[1].removesuffix(" do I have?")
             names = {name for pair in q.NOUNS[category].items() for name in pair}
-            parts = [p.removeprefix("and ").split(" ", 1) for p in question[7:question.index(".")].split(", ")]
+            parts = [p.removeprefix("and ").split(" ", 1) for p in question[7 : question.index(".")].split(", ")]
             assert str(sum(q.NUMBER_WORDS[n] for n, name in parts if name in names)) == answer == work.split()[-1]
+        else:
+            liars = question.count("lies")  # the last one is honest when the number of lies on the way is even
+            assert answer == ("No" if liars % 2 else "Yes")
+            assert work.split()[-1] == ("truth" if answer == "Yes" else "lies")
 
 
 @pytest.mark.parametrize("agent", [1, 2, 3])
@@ -76,28 +74,12 @@ def run(script: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(QUICKSTART / script), *args], capture_output=True, text=True, cwd=ROOT)
 
 
-def test_cli_writes_the_schema_and_leaves_out_excluded(tmp_path: Path) -> None:
-    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    assert run("questions.py", "--split", "test", "--n", "30", "--out", str(a)).returncode == 0
-    assert run("questions.py", "--split", "test", "--n", "30", "--exclude", str(a), "--out", str(b)).returncode == 0
-    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in (a, b)]
-    assert all(set(row) == {"task", "subtask", "question", "answer"} and row["task"] == "bbh" for row in rows[0])
-    assert not {row["question"] for row in rows[0]} & {row["question"] for row in rows[1]}
-
-
-def test_missing_exclude_file_is_one_line(tmp_path: Path) -> None:
-    done = run("questions.py", "--split", "test", "--exclude", "nowhere.jsonl", "--out", str(tmp_path / "x.jsonl"))
-    assert done.returncode == 2 and "nowhere.jsonl" in done.stderr and len(done.stderr.strip().splitlines()) == 1
-
-
-def test_used_up_form_is_a_user_error() -> None:
-    from openrlhf_mlpo.errors import UserError
-
-    stream = q.questions("test", 0, ["boolean_expressions"])
-    q_max = 100_000
-    with pytest.raises(UserError, match="boolean_expressions"):
-        for _ in itertools.islice(stream, q_max):
-            pass
+def test_cli_writes_the_schema(tmp_path: Path) -> None:
+    out = tmp_path / "a.jsonl"
+    assert run("questions.py", "--split", "test", "--n", "30", "--out", str(out)).returncode == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 30
+    assert all(set(row) == {"task", "subtask", "question", "answer"} and row["task"] == "bbh" for row in rows)
 
 
 @pytest.mark.slow
@@ -119,16 +101,15 @@ def test_tokenizer_knows_every_word_and_reads_back_what_it_wrote() -> None:
 
 
 @pytest.mark.parametrize("subtask", list(q.MAKERS))
-def test_real_rows_of_the_same_tasks_parse(subtask: str) -> None:
+def test_real_rows_have_the_same_form(subtask: str) -> None:
     path = ROOT.parent / "shared" / "data" / "bbh_sample.jsonl"
     if not path.is_file():
         pytest.skip("../shared/data/bbh_sample.jsonl is not here")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row["task"] == subtask]
     assert rows
+    made = first("test", 1, subtasks=[subtask])[0]["question"]
     for row in rows:
-        work = q.work(subtask, row["input"].replace(", and ", ", and "))
-        if subtask == "object_counting":
-            assert work.split()[-1] == row["target"]
-        elif subtask == "dyck_languages":
-            assert len(work.split()) - 1 == len(row["target"].split())
+        assert row["input"].split()[:2] == made.split()[:2] or subtask == "web_of_lies"
+        if subtask == "web_of_lies":
+            assert q.work(subtask, row["input"]).split()[-1] == {"Yes": "truth", "No": "lies"}[row["target"]]

@@ -27,7 +27,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 METHODS = ("leader_team", "leader_solo", "agent", "majority_vote", "best_agent", "debate", "oracle")
 
 
-def make_run(folder: Path, *, n: int = 60, seed: int = 0, team: tuple = ("ann", "bob", "cat"), label: str = "team") -> Path:
+def make_run(
+    folder: Path, *, n: int = 60, seed: int = 0, team: tuple = ("ann", "bob", "cat"), label: str = "team"
+) -> Path:
     config = Config(methods=METHODS, rounds=3, template=load_template("compact"), seed=seed, budgets=("generations",))
     leaders = [fake.leader(), fake.leader("untrained", 0.4, 0.5), fake.leader("grpo", 0.5, 0.65)]
     manifest = {"label": label, "command": f"python3 eval/evaluate.py --seed {seed}", "versions": {"scipy": "1"}}
@@ -57,12 +59,18 @@ def test_numbers_are_those_of_the_rows(folder, reported):
     found = report["systems"]["leader_solo[mlpo]"]
     assert found["accuracy"] == pytest.approx(np.mean(solo)) and found["ci95"] == list(wilson(sum(solo), len(solo)))
     last = [row for row in rows if row["method"] == "leader_team" and row["leader"] == "mlpo" and row["round"] == 2]
-    assert report["systems"]["leader_team[mlpo]"]["accuracy"] == pytest.approx(np.mean([row["correct"] for row in last]))
+    assert report["systems"]["leader_team[mlpo]"]["accuracy"] == pytest.approx(
+        np.mean([row["correct"] for row in last])
+    )
     assert report["systems"]["leader_team[mlpo]"]["tokens"] == pytest.approx(np.mean([row["tokens"] for row in last]))
     wrong = [row["correct"] for row in last if row["majority_now"] is False]
     right = [row["correct"] for row in last if row["majority_now"] is True]
     point = report["by_round"]["mlpo"][2]
-    assert point["override"] == {"n": len(wrong), "accuracy": pytest.approx(np.mean(wrong)), "ci95": list(wilson(sum(wrong), len(wrong)))}
+    assert point["override"] == {
+        "n": len(wrong),
+        "accuracy": pytest.approx(np.mean(wrong)),
+        "ci95": list(wilson(sum(wrong), len(wrong))),
+    }
     assert point["misled"]["n"] == len(right) and point["misled"]["accuracy"] == pytest.approx(1 - np.mean(right))
     strata = report["by_correct_agents"]["leader_team[mlpo]"]
     assert sum(group["n"] for group in strata.values()) == 60
@@ -90,7 +98,9 @@ def test_summary_has_the_keys_of_the_quickstart(folder):
     }  # fmt: skip
     assert len(summary["accuracy"]["leader_team"]) == len(summary["accuracy"]["leader_team_untrained"]) == 3
     assert set(summary["accuracy"]["agents"]) == {"ann", "bob", "cat"}
-    assert summary["n_test"] == 60 and summary["wall_seconds"] == {"eval": 1.5} and summary["versions"] == {"scipy": "1"}
+    assert (
+        summary["n_test"] == 60 and summary["wall_seconds"] == {"eval": 1.5} and summary["versions"] == {"scipy": "1"}
+    )
     paired = summary["paired"]["leader_team[mlpo] - majority_vote"]
     assert set(paired) >= {"diff", "ci95", "p"} and paired["diff"] == pytest.approx(
         summary["accuracy"]["leader_team"][-1] - summary["accuracy"]["majority_vote"]
@@ -101,7 +111,15 @@ def test_summary_has_the_keys_of_the_quickstart(folder):
 def test_the_same_results_give_the_same_report(folder, reported, tmp_path):
     main([str(folder), "--out", str(tmp_path)])
     names = sorted(path.name for path in reported.iterdir())
-    assert names == ["by_correct_agents.png", "comparison.png", "cost.png", "report.html", "report.json", "report.md", "rounds.png"]
+    assert names == [
+        "by_correct_agents.png",
+        "comparison.png",
+        "cost.png",
+        "report.html",
+        "report.json",
+        "report.md",
+        "rounds.png",
+    ]
     for name in names:
         assert (tmp_path / name).read_bytes() == (reported / name).read_bytes(), name
 
@@ -113,6 +131,7 @@ def test_markdown_names_seed_command_and_plots(reported):
         assert heading in text
 
 
+@pytest.mark.slow
 def test_seeds_are_pooled_and_teams_stand_side_by_side(tmp_path):
     folders = [make_run(tmp_path / f"s{seed}", n=40, seed=seed) for seed in (0, 1, 2)]
     folders.append(make_run(tmp_path / "other", n=40, team=("dan", "eve"), label="other team"))
@@ -134,7 +153,9 @@ def test_pooling_does_not_count_a_question_twice(folder):
     assert [t["ci95"] for t in once] == [t["ci95"] for t in thrice]
 
 
-@pytest.mark.parametrize(("ends", "word"), [((0.01, 0.2), "holds"), ((-0.1, 0.0), "open"), ((-0.2, -0.1), "the contrary")])
+@pytest.mark.parametrize(
+    ("ends", "word"), [((0.01, 0.2), "holds"), ((-0.1, 0.0), "open"), ((-0.2, -0.1), "the contrary")]
+)
 def test_verdict(ends, word):
     assert verdict(*ends) == word
 
@@ -195,7 +216,7 @@ def test_learning_curves(folder, tmp_path):
 
 
 def in_browser(page: Path, script: str, tmp_path: Path, fragment: str = "") -> dict:
-    """Open the page offline in headless Chromium, run `script` (it returns an object), and give back what it returned."""
+    """Open the page offline in headless Chromium, run `script` in it, and give back the object it returns."""
     probe = (
         "<script>addEventListener('load', () => { let found; try { found = (() => {" + script + "})(); }"
         " catch (error) { found = {error: String(error)}; }"
@@ -206,8 +227,8 @@ def in_browser(page: Path, script: str, tmp_path: Path, fragment: str = "") -> d
     copy.write_text(page.read_text().replace("</body>", probe + "</body>"))
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000",
-        "--dump-dom", f"file://{copy}{fragment}",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=5000", "--dump-dom", f"file://{copy}{fragment}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -216,10 +237,16 @@ def in_browser(page: Path, script: str, tmp_path: Path, fragment: str = "") -> d
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 FILTERS = """
-  const set = (id, value) => { const e = document.getElementById(id); e.value = value; e.dispatchEvent(new Event("input")); };
+  const set = (id, value) => {
+    const e = document.getElementById(id);
+    e.value = value;
+    e.dispatchEvent(new Event("input"));
+  };
   const count = () => Number(document.getElementById("count").textContent.split(" ")[0]);
-  const found = {all: count(), rows: document.querySelectorAll("#list li").length, tables: document.querySelectorAll("table").length,
-                 images: [...document.images].filter(i => i.naturalWidth > 0).length, undone: [...document.images].filter(i => !i.naturalWidth).length};
+  const rows = () => document.querySelectorAll("#list li").length;
+  const found = {all: count(), rows: rows(), tables: document.querySelectorAll("table").length,
+                 images: [...document.images].filter(i => i.naturalWidth > 0).length,
+                 undone: [...document.images].filter(i => !i.naturalWidth).length};
   for (const outcome of ["won", "lost", "both", "neither"]) { set("outcome", outcome); found[outcome] = count(); }
   set("outcome", "won");
   document.querySelector("#list button").click();
@@ -231,7 +258,7 @@ FILTERS = """
   set("outcome", ""); set("subject", "1"); found.subject = count();
   set("subject", ""); set("right", "0"); found.none_right = count();
   set("right", ""); set("search", "what is 17"); found.search = count();
-  set("search", "no such words at all"); found.nothing = count(); found.empty = document.querySelectorAll("#list li").length;
+  set("search", "no such words at all"); found.nothing = count(); found.empty = rows();
   found.hash = location.hash;
   return found;
 """
@@ -246,7 +273,11 @@ def test_page_in_a_browser(folder, reported, tmp_path):
     assert found["tables"] >= 5
     assert found["won"] == ((a == 1) & (b == 0)).sum() and found["lost"] == ((a == 0) & (b == 1)).sum()
     assert found["both"] + found["neither"] + found["won"] + found["lost"] == 60
-    assert found["sides"] == ["leader_team[mlpo] ✓", "leader_team[untrained] ✗"] and found["turns"] == 24 and found["closed"] == 0
+    assert (
+        found["sides"] == ["leader_team[mlpo] ✓", "leader_team[untrained] ✗"]
+        and found["turns"] == 24
+        and found["closed"] == 0
+    )
     assert found["subject"] == 30 and 1 <= found["search"] < 10
     assert found["none_right"] == (load_run(folder).agents_right == 0).sum()
     assert found["nothing"] == found["empty"] == 0 and "search=no+such+words" in found["hash"]
@@ -254,14 +285,17 @@ def test_page_in_a_browser(folder, reported, tmp_path):
 
 @needs_browser
 def test_a_link_restores_the_filters(folder, reported, tmp_path):
-    script = "return {outcome: document.getElementById('outcome').value, count: document.getElementById('count').textContent}"
+    script = "const at = id => document.getElementById(id);"
+    script += " return {outcome: at('outcome').value, n: at('count').textContent}"
     found = in_browser(reported / "report.html", script, tmp_path, "#outcome=neither&a=0")
-    assert found["outcome"] == "neither" and not found["count"].startswith("60")
+    assert found["outcome"] == "neither" and not found["n"].startswith("60")
 
 
 def test_page_is_self_contained(reported):
     text = (reported / "report.html").read_text()
-    assert not re.search(r'(src|href)="(?!data:)', text) and "<link rel=\"stylesheet\"" not in text and "@import" not in text
+    assert (
+        not re.search(r'(src|href)="(?!data:)', text) and '<link rel="stylesheet"' not in text and "@import" not in text
+    )
 
 
 def enlarge(folder: Path, out: Path, times: int) -> Path:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests import fake_players as fake
 import pytest
 
 from openrlhf_mlpo.prompts import load_template
 from openrlhf_mlpo.rounds import Player, call_seed, leader_solo, leader_team, shown_order, team_answers, timed
+from tests import fake_players as fake
 
 COMPACT, CHAT = load_template("compact"), load_template("chat")
 
@@ -15,7 +15,7 @@ COMPACT, CHAT = load_template("compact"), load_template("chat")
 def test_who_sees_what(template):
     team, boss, questions = fake.team("ann", "bob"), fake.leader(), fake.questions(4)
     played = leader_team(team, [boss], questions, template, rounds=3)["mlpo"]
-    for question, rounds in zip(questions, played):
+    for question, rounds in zip(questions, played, strict=True):
         assert [r.output.round for r in rounds] == [0, 1, 2]
         for t, this in enumerate(rounds):
             assert [turn.player for turn in this.responses] == ["ann", "bob"]
@@ -48,7 +48,7 @@ def test_one_batch_per_model_and_round():
 def test_first_responses_are_the_same_for_all_leaders():
     leaders = [fake.leader(), fake.leader("untrained", 0.1)]
     played = leader_team(fake.team("ann", "bob"), leaders, fake.questions(6), COMPACT, rounds=2)
-    for mine, theirs in zip(played["mlpo"], played["untrained"]):
+    for mine, theirs in zip(played["mlpo"], played["untrained"], strict=True):
         assert mine[0].responses == theirs[0].responses
 
 
@@ -124,7 +124,9 @@ def test_what_an_agent_is_shown_is_cut_to_fit():
     content = agent.agent_prompt(COMPACT, "What is 1 + 2?", long + " end", "leader says 3")[-1]["content"]
     assert len(content.split()) <= 30
     assert content.startswith("What is 1 + 2?") and "w199 end" in content and "leader says 3" in content
-    assert agent.agent_prompt(COMPACT, "q", "own", "lead") == Player("x", None).agent_prompt(COMPACT, "q", "own", "lead")
+    assert agent.agent_prompt(COMPACT, "q", "own", "lead") == Player("x", None).agent_prompt(
+        COMPACT, "q", "own", "lead"
+    )
 
 
 def test_system_message_of_an_agent():

@@ -34,13 +34,27 @@ def write_team(path: Path, agents: list[dict], **defaults) -> Path:
 
 
 def remote_team(path: Path, url: str, **engine_args) -> Path:
-    agents = [{"name": name, "model": "m", "sampling": {"temperature": t}} for name, t in (("a", 0.0), ("b", 0.5), ("c", 1.0))]
+    agents = [
+        {"name": name, "model": "m", "sampling": {"temperature": t}} for name, t in (("a", 0.0), ("b", 0.5), ("c", 1.0))
+    ]
     return write_team(path, agents, engine="openai", engine_args={"base_url": url, **engine_args})
 
 
 def command(tmp_path: Path, team: Path, *more: str, out: str = "pool", n: int = 6) -> list[str]:
     questions = write_questions(tmp_path / "q.jsonl", n)
-    return ["--questions", str(questions), "--task", "bbh", "--team", str(team), "--out", str(tmp_path / out), "--samples", "2", *more]
+    return [
+        "--questions",
+        str(questions),
+        "--task",
+        "bbh",
+        "--team",
+        str(team),
+        "--out",
+        str(tmp_path / out),
+        "--samples",
+        "2",
+        *more,
+    ]
 
 
 def answer(messages, *, seed, sampling):
@@ -48,7 +62,10 @@ def answer(messages, *, seed, sampling):
     return f"{json.dumps(messages)} <answer> {bool(seed % 2)} </answer>"
 
 
-LOCAL = [{"name": "x", "model": f"{__name__}:answer", "engine": "callable"}, {"name": "y", "model": f"{__name__}:answer", "engine": "callable", "system": "Be y."}]
+LOCAL = [
+    {"name": "x", "model": f"{__name__}:answer", "engine": "callable"},
+    {"name": "y", "model": f"{__name__}:answer", "engine": "callable", "system": "Be y."},
+]
 
 
 def test_a_mixed_team_end_to_end(tmp_path, capsys):
@@ -74,7 +91,13 @@ def test_order_of_questions_and_agents_does_not_change_a_draw(tmp_path):
     for number, agents in enumerate((LOCAL, LOCAL[::-1])):
         team = write_team(tmp_path / f"team{number}.yaml", agents)
         sample_team.main(command(tmp_path, team, out=f"pool{number}", n=(4, 6)[number]))
-        pools.append({(row["id"], r["agent"], r["sample"]): r["text"] for row in open_pool(tmp_path / f"pool{number}") for r in row["responses"]})
+        pools.append(
+            {
+                (row["id"], r["agent"], r["sample"]): r["text"]
+                for row in open_pool(tmp_path / f"pool{number}")
+                for r in row["responses"]
+            }
+        )
     assert pools[0].items() <= pools[1].items()
 
 
@@ -99,7 +122,11 @@ def test_mistakes_end_before_anything_starts(tmp_path, more, message):
 def test_changed_settings_are_refused(tmp_path):
     team = write_team(tmp_path / "team.yaml", LOCAL)
     sample_team.main(command(tmp_path, team))
-    for more, message in ((["--seed", "5"], "seed 0 in the pool, 5 now"), (["--max-questions", "3"], "questions.rows 6 in the pool, 3 now"), (["--template", "compact"], "agent x.prompt.name 'chat' in the pool, 'compact' now")):
+    for more, message in (
+        (["--seed", "5"], "seed 0 in the pool, 5 now"),
+        (["--max-questions", "3"], "questions.rows 6 in the pool, 3 now"),
+        (["--template", "compact"], "agent x.prompt.name 'chat' in the pool, 'compact' now"),
+    ):
         with pytest.raises(UserError, match=message):
             sample_team.main(command(tmp_path, team, *more))
     write_team(tmp_path / "team.yaml", [LOCAL[0], {**LOCAL[1], "sampling": {"temperature": 0.1}}])
@@ -153,7 +180,9 @@ def run_command(arguments: list[str]) -> None:
 def test_killed_at_random_moments_the_pool_is_that_of_an_undisturbed_run(tmp_path, kills):
     """SIGKILL, against a server with random 429, 500, hangs and cut connections; answers depend on prompt and seed."""
     context = multiprocessing.get_context("forkserver")  # forked from a process that has all imports: starts at once
-    context.set_forkserver_preload(["openrlhf_mlpo.cli.sample_team", "openai", "datasets", "pyarrow.parquet", "tests.test_sample_team"])
+    context.set_forkserver_preload(
+        ["openrlhf_mlpo.cli.sample_team", "openai", "datasets", "pyarrow.parquet", "tests.test_sample_team"]
+    )
     rng = random.Random(0)
     server = FaultServer(limit=0.05, error=0.05, hang=0.01, cut=0.05, delay=0.02, hang_s=2.0)
     killed, pools, alive = 0, 0, []
@@ -181,4 +210,5 @@ def test_killed_at_random_moments_the_pool_is_that_of_an_undisturbed_run(tmp_pat
     for number in range(pools + 1):
         assert list(open_pool(tmp_path / f"pool{number}")) == expected
     asked = len(server.requests) / (pools + 1) / (60 * 3 * 2)
-    print(f"\n{killed} kills after {min(alive):.2f} to {max(alive):.2f} s, {pools + 1} pools, {asked:.2f} requests per response, {server.counts}")
+    print(f"\n{killed} kills after {min(alive):.2f} to {max(alive):.2f} s, {pools + 1} pools, {server.counts}")
+    print(f"{asked:.2f} requests per response")

@@ -23,10 +23,18 @@ def write(path: Path, *rows) -> str:
     "task, row, expected",
     [
         ("math", {"problem": "1+1?", "answer": "2", "subject": "Algebra"}, ("1+1?", "2", "Algebra", [])),
-        ("math", {"problem": "1+1?", "solution": "So $\\boxed{\\frac{4}{2}}$.", "type": "Algebra"}, ("1+1?", "\\frac{4}{2}", "Algebra", [])),
+        (
+            "math",
+            {"problem": "1+1?", "solution": "So $\\boxed{\\frac{4}{2}}$.", "type": "Algebra"},
+            ("1+1?", "\\frac{4}{2}", "Algebra", []),
+        ),
         ("bbh", {"task": "sports", "input": "q", "target": "yes"}, ("q", "yes", "sports", [])),
         ("bbh", {"task": "bbh", "subtask": "sports", "question": "q", "answer": "yes"}, ("q", "yes", "sports", [])),
-        ("mmlu", {"subject": "s", "question": "q", "choices": ["x", "y"], "answer": 1}, ("q\nA. x\nB. y", "B", "s", ["x", "y"])),
+        (
+            "mmlu",
+            {"subject": "s", "question": "q", "choices": ["x", "y"], "answer": 1},
+            ("q\nA. x\nB. y", "B", "s", ["x", "y"]),
+        ),
         ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": "b"}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
         ("exact", {"prompt": "q", "label": 7}, ("q", "7", "", [])),
     ],
@@ -98,9 +106,13 @@ def test_own_columns_parquet_and_directories(tmp_path):
     rows = [{"frage": "eins?", "loesung": "1", "art": "a"}, {"frage": "zwei?", "loesung": "2", "art": "b"}]
     pq.write_table(pa.Table.from_pylist(rows[:1]), tmp_path / "a.parquet")
     write(tmp_path / "b.jsonl", rows[1], "")
-    loaded = load_questions(str(tmp_path), "exact", columns={"question": "frage", "answer": "loesung", "subtask": "art"})
+    loaded = load_questions(
+        str(tmp_path), "exact", columns={"question": "frage", "answer": "loesung", "subtask": "art"}
+    )
     assert loaded.column_names == list(COLUMNS)
-    assert loaded["question"][:] == ["eins?", "zwei?"] and loaded["answer"][:] == ["1", "2"] and loaded[0]["choices"] == []
+    assert (
+        loaded["question"][:] == ["eins?", "zwei?"] and loaded["answer"][:] == ["1", "2"] and loaded[0]["choices"] == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,8 +121,14 @@ def test_own_columns_parquet_and_directories(tmp_path):
         (['{"input": "q", "target": "yes"}', '{"input": '], "q.jsonl, line 2: not valid JSON"),
         (['{"input": "q", "target": "yes"}', "[1]"], "line 2: must be a JSON object, not list"),
         (['{"input": "q"}'], "line 1: no answer"),
-        (['{"input": "q", "target": "yes"}', '{"input": "q ", "target": "no"}'], "line 2: answer 'no', but 'yes' for the same question at .*line 1"),
-        (['{"id": 1, "input": "q", "target": "yes"}', '{"id": 1, "input": "r", "target": "no"}'], "line 2: id 1 is that of another question"),
+        (
+            ['{"input": "q", "target": "yes"}', '{"input": "q ", "target": "no"}'],
+            "line 2: answer 'no', but 'yes' for the same question at .*line 1",
+        ),
+        (
+            ['{"id": 1, "input": "q", "target": "yes"}', '{"id": 1, "input": "r", "target": "no"}'],
+            "line 2: id 1 is that of another question",
+        ),
         ([""], "no questions"),
     ],
 )
@@ -175,10 +193,14 @@ def hub(monkeypatch, tmp_path, configs):
     import datasets
 
     folder = hub_copy(tmp_path / "hub", configs)
-    for name in ("get_dataset_config_names", "get_dataset_split_names", "load_dataset"):
+
+    def here(name: str, **extra) -> None:
         real = getattr(datasets, name)
-        monkeypatch.setattr(datasets, name, lambda path, *a, _real=real, **k: _real(folder, *a, **k, **({"cache_dir": str(tmp_path)} if _real is load else {})))
-        load = real
+        monkeypatch.setattr(datasets, name, lambda path, *args, **kwargs: real(folder, *args, **kwargs, **extra))
+
+    here("get_dataset_config_names")
+    here("get_dataset_split_names")
+    here("load_dataset", cache_dir=str(tmp_path / "cache"))
     return "someone/bench"
 
 
@@ -186,21 +208,37 @@ def test_hub_dataset_with_one_configuration_per_subtask(monkeypatch, tmp_path):
     rows = {name: [{"input": f"{name} {i}", "target": "yes"} for i in range(50)] for name in ("sports", "causal")}
     source = hub(monkeypatch, tmp_path, {name: {"test": each} for name, each in rows.items()})
     whole = [load_questions(source, "bbh", split=split, check_gold=False) for split in (None, "train", "test")]
-    assert [len(whole[0]), len(whole[1]) + len(whole[2])] == [100, 100] and set(whole[0]["subtask"]) == {"sports", "causal"}
+    assert [len(whole[0]), len(whole[1]) + len(whole[2])] == [100, 100] and set(whole[0]["subtask"]) == {
+        "sports",
+        "causal",
+    }
     assert len(load_questions(f"{source}:causal", "bbh", check_gold=False)) == 50
 
 
 def test_hub_dataset_with_its_own_splits(monkeypatch, tmp_path):
-    splits = {split: [{"problem": f"{split} {i}", "solution": "\\boxed{%d}" % i, "type": "Algebra"} for i in range(3)] for split in ("train", "test")}
+    splits = {
+        split: [{"problem": f"{split} {i}", "solution": f"\\boxed{{{i}}}", "type": "Algebra"} for i in range(3)]
+        for split in ("train", "test")
+    }
     source = hub(monkeypatch, tmp_path, {"default": splits})
-    assert load_questions(source, "math", split="test", check_gold=False)["question"][:] == ["test 0", "test 1", "test 2"]
+    assert load_questions(source, "math", split="test", check_gold=False)["question"][:] == [
+        "test 0",
+        "test 1",
+        "test 2",
+    ]
     with pytest.raises(UserError, match="choose --split from train, test"):
         load_questions(source, "math", check_gold=False)
 
 
 @needs_data
 @pytest.mark.parametrize(
-    "file, task, rows", [("bbh_sample", "bbh", 674), ("math_train_sample", "math", 300), ("math_test_sample", "math", 100), ("mmlu_sample", "mmlu", 285)]
+    "file, task, rows",
+    [
+        ("bbh_sample", "bbh", 674),
+        ("math_train_sample", "math", 300),
+        ("math_test_sample", "math", 100),
+        ("mmlu_sample", "mmlu", 285),
+    ],
 )
 def test_real_rows(file, task, rows):
     # skip_bad: two BBH rows ask the same question with different gold answers

@@ -15,15 +15,21 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|> assistant ' }}{% endif %}"
 )
 WORDS = (
-    "system user assistant agent leader 0 1 2 3 : ( ) [ ] and or not True False is yes no the answer think because I say "
-    "<answer> </answer> <think> </think> [answer] [/answer] [think] [/think]"
+    "system user assistant agent leader 0 1 2 3 : ( ) [ ] and or not True False is yes no the answer think because I "
+    "say <answer> </answer> <think> </think> [answer] [/answer] [think] [/think]"
 ).split()
 
 
 def make_tiny_model(
-    path: str | Path, *, layers: int = 2, hidden: int = 64, words: Sequence[str] = WORDS, seed: int = 0, max_len: int = 512
+    path: str | Path,
+    *,
+    layers: int = 2,
+    hidden: int = 64,
+    words: Sequence[str] = WORDS,
+    seed: int = 0,
+    max_len: int = 512,
 ) -> Path:
-    """Save a randomly initialised Qwen3 and its whitespace-split tokenizer in `path`; the same arguments, the same weights."""
+    """Save a randomly initialised Qwen3 and its whitespace-split tokenizer; equal arguments, equal weights."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM

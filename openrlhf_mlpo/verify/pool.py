@@ -68,7 +68,7 @@ class _Context(context.ForkServerContext):
 
 
 QUICK = 0.5  # seconds a check may hold a worker of the fast lane
-MAX_WAIT = 0.8  # seconds a check waits for a worker of the slow lane
+MAX_WAIT = 0.5  # seconds a check waits for a worker of the slow lane
 
 
 class Undecided(Exception):

@@ -29,7 +29,7 @@ PHRASES = (
     "my result : <answer> {} </answer>",
     "so we get <answer> {} </answer>",
 )
-MIXTURES = ((0.75, 0.15, 0.10), (0.10, 0.70, 0.20), (0.10, 0.10, 0.80))
+MIXTURES = ((0.80, 0.10, 0.10), (0.08, 0.84, 0.08), (0.10, 0.10, 0.80))
 SKILL = 0.8  # how often the leader's output in a revise row is right
 
 

@@ -25,9 +25,8 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>"]
 TAGS = [f"{a}{slash}{tag}{b}" for a, b in ("<>", "[]") for tag in ("think", "answer") for slash in ("", "/")]
 # Words of the chat frame, of the team's phrasings (agent_data.py) and of the leader's traces.
-PHRASES = """system user assistant agent leader is I have How many do it myself see at once open sum terms chain Question Does tell tells the truth lies says but look again follow and no one is
-right here they agree all think my result we get so the value comes out as done therefore believe Options Yes No True False
-not or guess say"""
+PHRASES = """system user assistant agent leader I do it myself see at once depth sum chain truth lies tells the says Question
+Does tell have How many do and look again follow think is my result so we get Yes No"""
 PUNCTUATION = list("()[]{}<>.,:;?!-+*/='\"")
 
 LEADER = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}
@@ -37,7 +36,7 @@ AGENT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 def vocabulary() -> list[str]:
     """Every word of the three question forms, the numbers to 40, and the words of prompts and phrasings, in order."""
     nouns = " ".join(word for group in q.NOUNS.values() for pair in group.items() for word in pair)
-    text = " ".join([q.DYCK_FRAME, nouns, *q.NOUNS, *q.NUMBER_WORDS, PHRASES])
+    text = " ".join([q.DYCK_FRAME, nouns, *q.NOUNS, *q.NUMBER_WORDS, *q.NAMES, PHRASES])
     words = re.findall(r"\w+", text) + PUNCTUATION + [str(i) for i in range(41)]
     return list(dict.fromkeys(words))
 

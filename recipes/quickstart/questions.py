@@ -3,9 +3,9 @@
     python3 recipes/quickstart/questions.py --split train --n 3000 --seed 0 --out runs/quickstart/train.jsonl
 
 Writes JSON Lines: {"task": "bbh", "subtask": ..., "question": ..., "answer": ...}. No row of BBH itself is used; the
-three forms (`boolean_expressions`, `dyck_languages`, `object_counting`) follow the published task descriptions, so a
-model trained here can be tried on the real rows. Deviation: bracket sequences are at most 16 long
-(BBH's reach 90) and half of the expressions have 9 or 10 words (BBH's have 8, which makes only 2,122 questions).
+three forms (`dyck_languages`, `object_counting`, `web_of_lies`) follow the published task descriptions, so a model
+trained here can be tried on the real rows. Two tasks are made easier: bracket sequences are at most 15 long and leave one
+bracket open (BBH's reach 90 and leave up to ten), and at most five kinds of things are counted.
 
 The splits `agents` (what the team learns from), `train` (the leader) and `test` are disjoint by content for any seed
 and size: a question belongs to the split its own hash names.
@@ -26,6 +26,10 @@ from openrlhf_mlpo.errors import UserError, run_cli
 
 SPLITS = ("agents", "train", "test")
 _BUCKETS = {"agents": range(0, 5), "train": range(5, 8), "test": range(8, 10)}
+
+NAMES = (
+    "Ada Ben Cleo Dan Eva Finn Gus Hana Ivan Jill Kofi Lena Milo Nora Otto Pia Quinn Rosa Sam Tess Uma Vito Wanda Yara"
+).split()
 
 PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 DYCK_FRAME = "Complete the rest of the sequence, making sure that the parentheses are closed properly. Input: "
@@ -52,35 +56,18 @@ NOUNS = {category: _nouns(spec) for category, spec in THINGS.items()}
 _CATEGORY_OF = {word: c for c, nouns in NOUNS.items() for pair in nouns.items() for word in pair}
 
 
-def boolean_expression(rng: random.Random) -> tuple[str, str]:
-    """An expression of 8 to 10 words over True, False, and, or, not and brackets; the answer is Python's value of it."""
-
-    def grow(n: int) -> list[str]:
-        if n == 1:
-            return [rng.choice(("True", "False"))]
-        if n == 2 or rng.random() < 0.25:
-            return ["not", *grow(n - 1)]
-        if rng.random() < 0.3:
-            return ["(", *grow(n - 2), ")"]
-        left = rng.randrange(1, n - 1)
-        return [*grow(left), rng.choice(("and", "or")), *grow(n - 1 - left)]
-
-    words = " ".join(grow(rng.randint(8, 10)))
-    return f"{words} is", str(_value(words.split()))
-
-
 def dyck_language(rng: random.Random) -> tuple[str, str]:
-    """An unfinished sequence of up to 14 brackets; the answer closes what is open (at most three brackets)."""
+    """An unfinished sequence of up to 15 brackets; the answer closes the one that is open."""
     while True:
-        length, stack, out = rng.randint(2, 14), [], []
+        length, stack, out = 2 * rng.randint(1, 7) + 1, [], []
         for _ in range(length):
             if not stack or (len(stack) < 6 and rng.random() < 0.5):
                 stack.append(rng.choice(list(PAIRS)))
                 out.append(stack[-1])
             else:
                 out.append(PAIRS[stack.pop()])
-        if 1 <= len(stack) <= 3:
-            return DYCK_FRAME + " ".join(out), " ".join(PAIRS[b] for b in reversed(stack))
+        if len(stack) == 1:
+            return DYCK_FRAME + " ".join(out), PAIRS[stack[0]]
 
 
 def object_counting(rng: random.Random) -> tuple[str, str]:
@@ -105,51 +92,52 @@ def object_counting(rng: random.Random) -> tuple[str, str]:
             return f"I have {', '.join(parts[:-1])}, and {parts[-1]}. How many {category} do I have?", str(total)
 
 
+_BEHAVIOUR = {True: "tells the truth", False: "lies"}
+
+
+def web_of_lies(rng: random.Random) -> tuple[str, str]:
+    """Five people: the first is honest or not, each next one speaks of the one before; is the last one honest?"""
+    people = rng.sample(NAMES, 5)
+    honest = rng.random() < 0.5
+    said = [f"{people[0]} {_BEHAVIOUR[honest]}."]
+    for before, person in zip(people, people[1:]):
+        claim = rng.random() < 0.5
+        honest = honest == claim
+        said.append(f"{person} says {before} {_BEHAVIOUR[claim]}.")
+    return f"Question: {' '.join(said)} Does {people[-1]} tell the truth?", "Yes" if honest else "No"
+
+
 MAKERS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
-    "boolean_expressions": boolean_expression,
     "dyck_languages": dyck_language,
     "object_counting": object_counting,
+    "web_of_lies": web_of_lies,
 }
 
 
 def work(subtask: str, question: str) -> str:
     """A short, right derivation of a question's answer (without the answer itself), for the leader's solo traces.
 
-    Boolean: the values of the outermost terms; brackets: what is open, in order; counting: the running sum.
+    Brackets: how many are open after each; counting: the running sum; lies: who is honest, one by one.
     """
     if subtask == "dyck_languages":
-        stack: list[str] = []
-        for bracket in question[len(DYCK_FRAME):].split():
-            stack.append(bracket) if bracket in PAIRS else stack.pop()
-        return "open " + " ".join(stack)
+        depth, steps = 0, []
+        for bracket in question[len(DYCK_FRAME) :].split():
+            depth += 1 if bracket in PAIRS else -1
+            steps.append(str(depth))
+        return "depth " + " ".join(steps)
     if subtask == "object_counting":
         listed, _, asked = question.removeprefix("I have ").partition(". How many ")
-        category, total, sums = asked.removesuffix(" do I have?"), 0, []
+        category, total, steps = asked.removesuffix(" do I have?"), 0, []
         for part in listed.split(", "):
             number, _, name = part.removeprefix("and ").partition(" ")
             total += NUMBER_WORDS[number] * (_CATEGORY_OF[name] == category)
-            sums.append(str(total))
-        return "sum " + " ".join(sums)
-    return "terms " + " ".join(str(_value(term)) for term in _terms(question.removesuffix(" is").split()))
-
-
-def _value(words: list[str]) -> bool:
-    return eval(" ".join(words), {"__builtins__": {}})  # noqa: S307 (only the words made above)
-
-
-def _terms(words: list[str]) -> list[list[str]]:
-    """What the outermost `or` joins, or else the outermost `and`; what stands inside if one bracket is all there is."""
-    for operator in ("or", "and"):
-        terms, depth = [[]], 0
-        for word in words:
-            depth += (word == "(") - (word == ")")
-            if word == operator and depth == 0:
-                terms.append([])
-            else:
-                terms[-1].append(word)
-        if len(terms) > 1:
-            return terms
-    return _terms(words[1:-1]) if words[0] == "(" else [words]
+            steps.append(str(total))
+        return "sum " + " ".join(steps)
+    honest, steps = True, []
+    for part in question.removeprefix("Question: ").split(". ")[:-1]:
+        honest = honest == (not part.endswith("lies"))
+        steps.append("truth" if honest else "lies")
+    return "chain " + " ".join(steps)
 
 
 def split_of(question: str) -> str:

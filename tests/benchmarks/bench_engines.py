@@ -62,7 +62,7 @@ def compare(name_a: str, a, name_b: str, b, unit: str, rounds: int) -> None:
             wall[name].append(amount / (time.perf_counter() - start))
             processor[name].append(amount / (time.process_time() - start_cpu))
     for label, rates in (("wall", wall), ("processor", processor)):
-        ratio = statistics.median(y / x for x, y in zip(rates[name_a], rates[name_b]))
+        ratio = statistics.median(y / x for x, y in zip(rates[name_a], rates[name_b], strict=True))
         both = ", ".join(f"{name} {statistics.median(values):.0f}" for name, values in rates.items())
         print(f"{unit}/s of {label} time: {both}; ratio {ratio:.3f} (median of {rounds})")
 
@@ -84,7 +84,9 @@ def serve(port, latency: float) -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+                length = next(
+                    (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
+                )
                 await reader.readexactly(length)
                 if head.startswith(b"POST"):
                     await asyncio.sleep(latency)
@@ -102,14 +104,21 @@ def serve(port, latency: float) -> None:
 
 async def load(port: int, prompts: list, concurrency: int) -> int:
     """The bare load generator: keep-alive connections that send the same bodies and read the replies."""
-    bodies = iter([json.dumps({"model": "m", "messages": p, "temperature": 1.0, "max_tokens": 1024, "seed": 1}).encode() for p in prompts])
+    bodies = iter(
+        [
+            json.dumps({"model": "m", "messages": p, "temperature": 1.0, "max_tokens": 1024, "seed": 1}).encode()
+            for p in prompts
+        ]
+    )
     done = 0
 
     async def work() -> None:
         nonlocal done
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for body in bodies:
-            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            writer.write(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
             head = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
             done += 1
@@ -144,7 +153,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", choices=("vllm", "openai"))
     parser.add_argument("--model", default="", help="a model for vllm (default: a tiny one made here)")
-    parser.add_argument("--prompts", type=int, default=0, help="prompts per round (default 0: 256 for vllm, 1280 for openai)")
+    parser.add_argument(
+        "--prompts", type=int, default=0, help="prompts per round (default 0: 256 for vllm, 1280 for openai)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--latency", type=float, default=0.5, help="seconds the server takes per answer (default 0.5)")
     parsed = parser.parse_args()

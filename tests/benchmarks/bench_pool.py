@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 OPEN = """
 import os, random, sys, time, datasets
 from openrlhf_mlpo.pool import open_pool
-def resident(): return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
+def resident():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
 before, start = resident(), time.perf_counter()
 pool = open_pool(sys.argv[1])
 first = pool[0]
@@ -31,7 +32,7 @@ rng, start = random.Random(0), time.perf_counter()
 for _ in range(5000):
     row = pool[rng.randrange(len(pool))]
     assert len(row["responses"]) == 12
-print(f"{len(pool)} questions: open and first row {opened:.2f} s; resident {before:.0f} MB before, {after:.0f} MB after; "
+print(f"{len(pool)} questions: open and first row {opened:.2f} s; resident {before:.0f} MB before, {after:.0f} after; "
       f"{5000 / (time.perf_counter() - start):.0f} random rows/s, then {resident():.0f} MB")
 """
 
@@ -62,11 +63,21 @@ def make(path: Path, questions: int, samples: int = 4) -> None:
         for name in ("prompt_tokens", "completion_tokens"):
             columns[name] = pa.array(rng.integers(1, 500, n * per_row), pa.int32())
         columns["finish_reason"] = pa.array(["stop"] * (n * per_row))
-        values = pa.StructArray.from_arrays([columns[field.name] for field in response_type()], fields=list(response_type()))
+        values = pa.StructArray.from_arrays(
+            [columns[field.name] for field in response_type()], fields=list(response_type())
+        )
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * per_row)
         texts = [f"What is the answer to question {i}?" for i in ids]
         return pa.table(
-            [ids, ["exact"] * n, [""] * n, texts, ["1"] * n, pa.array([[]] * n, schema.field("choices").type), pa.ListArray.from_arrays(offsets, values)],
+            [
+                ids,
+                ["exact"] * n,
+                [""] * n,
+                texts,
+                ["1"] * n,
+                pa.array([[]] * n, schema.field("choices").type),
+                pa.ListArray.from_arrays(offsets, values),
+            ],
             schema=schema,
         )
 
@@ -83,8 +94,11 @@ def main() -> None:
     try:
         start = time.perf_counter()
         make(folder / "pool", args.questions)
-        size = {name: sum(f.stat().st_size for f in (folder / "pool" / name).iterdir()) / 1e9 for name in ("data", "_arrow")}
-        print(f"written in {time.perf_counter() - start:.0f} s: Parquet {size['data']:.2f} GB, Arrow {size['_arrow']:.2f} GB", flush=True)
+        size = {
+            name: sum(f.stat().st_size for f in (folder / "pool" / name).iterdir()) / 1e9 for name in ("data", "_arrow")
+        }
+        seconds = time.perf_counter() - start
+        print(f"written in {seconds:.0f} s: Parquet {size['data']:.2f} GB, Arrow {size['_arrow']:.2f} GB", flush=True)
         for _ in range(3):
             subprocess.run([sys.executable, "-c", OPEN, str(folder / "pool")], check=True, cwd=ROOT)
         few = min(args.questions, 20_000)
@@ -117,7 +131,9 @@ def assemble(folder: Path, questions: int) -> None:
         writer.flush()
         middle = time.perf_counter()
         writer.assemble()
-        print(f"parts: {3 * questions / (middle - start):.0f} (question, agent) pairs/s; assembling {questions / (time.perf_counter() - middle):.0f} questions/s")
+        end = time.perf_counter()
+        print(f"parts: {3 * questions / (middle - start):.0f} (question, agent) pairs/s")
+        print(f"assembling: {questions / (end - middle):.0f} questions/s")
     assert open_pool(folder / "again")[questions // 2] == rows[questions // 2]
 
 

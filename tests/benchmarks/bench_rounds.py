@@ -33,7 +33,9 @@ def questions(n: int) -> list[dict]:
             "id": f"q{i}",
             "task": "bbh",
             "subtask": "boolean_expressions",
-            "question": " ".join(["not"] * (i % 3) + ["True", "and" if i % 2 else "or", "False"] * (1 + i % 4) + ["is"]),
+            "question": " ".join(
+                ["not"] * (i % 3) + ["True", "and" if i % 2 else "or", "False"] * (1 + i % 4) + ["is"]
+            ),
             "answer": "True" if i % 2 else "False",
             "choices": [],
         }
@@ -48,7 +50,9 @@ def main() -> int:
     p.add_argument("--loop", type=int, default=24, help="questions of the one-by-one loop (default %(default)s)")
     p.add_argument("--rounds", type=int, default=2)
     p.add_argument("--max_new_tokens", type=int, default=32)
-    p.add_argument("--repeats", type=int, default=3, help="bare and batched take turns this often; the best of each counts")
+    p.add_argument(
+        "--repeats", type=int, default=3, help="bare and batched take turns this often; the best of each counts"
+    )
     args = p.parse_args()
 
     from openrlhf_mlpo.cpu import use_cpu
@@ -111,7 +115,9 @@ def main() -> int:
             calls = []
             for conversations, seed in requests:
                 texts = [
-                    c if isinstance(c, str) else engine.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True)
+                    c
+                    if isinstance(c, str)
+                    else engine.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True)
                     for c in conversations
                 ]
                 params = [
@@ -145,7 +151,10 @@ def main() -> int:
         "questions": len(rows),
         "generations": len(rows) * args.rounds * 4,
         "tokens_generated": tokens,
-        "seconds": {**{name: [round(v, 2) for v in values] for name, values in times.items()}, "loop (from a part)": round(loop, 2)},
+        "seconds": {
+            **{name: [round(v, 2) for v in values] for name, values in times.items()},
+            "loop (from a part)": round(loop, 2),
+        },
         "batched_to_bare_cpu_time": round(cpu["bare"] / cpu["batched"], 3),
         "batched_to_bare": round(best["bare"] / best["batched"], 3),
         "batched_to_loop": round(loop / best["batched"], 1),
