@@ -17,6 +17,7 @@ import types
 from openrlhf_mlpo.errors import UserError
 
 ENV_SWITCH = "OPENRLHF_MLPO_CPU"
+TRAIN_THREADS = "OPENRLHF_MLPO_TRAIN_THREADS"
 # Ray hands these out as logical resources only; enough for any layout of engines and actors a laptop can hold.
 LOGICAL_GPUS = 64
 LOGICAL_CPUS = 64
@@ -124,12 +125,14 @@ def init_ray() -> None:
         _system_config={"prestart_worker_first_driver": False, "enable_worker_prestart": False},
         runtime_env={
             "worker_process_setup_hook": "openrlhf_mlpo.cpu.activate",
-            "env_vars": {name: os.environ[name] for name in (*_ENVIRONMENT, ENV_SWITCH)},
+            "env_vars": {name: os.environ[name] for name in (*_ENVIRONMENT, ENV_SWITCH, TRAIN_THREADS)},
         },
     )
 
 
 def _set_environment() -> None:
+    # Training has the machine to itself while rollouts wait, so it gets all cores unless the user says otherwise.
+    os.environ.setdefault(TRAIN_THREADS, os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))))
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # DeepSpeed compiles its CPU ops once; beside the interpreter they are found again by every later run.
@@ -179,6 +182,15 @@ def _patch_replay_buffer(module) -> None:
 
 
 def _patch_deepspeed_strategy(module) -> None:
+    import torch
+
+    set_up = module.DeepspeedStrategy.setup_distributed
+
+    def setup_distributed(self, *args, **kwargs):
+        set_up(self, *args, **kwargs)
+        torch.set_num_threads(max(1, int(os.environ[TRAIN_THREADS]) // self.world_size))
+
+    module.DeepspeedStrategy.setup_distributed = setup_distributed
     mesh, average = module.init_device_mesh, module.DeepspeedStrategy.moving_average
     module.init_device_mesh = lambda _device, *args, **kwargs: mesh("cpu", *args, **kwargs)
     module.DeepspeedStrategy.moving_average = lambda self, model, ema, beta=0.992, _device="cpu": average(

@@ -5,6 +5,7 @@
 set -euo pipefail
 DIR=$1 ROWS=$2 MAX_LEN=$3 SEED=$4
 PY=.venv/bin/python
+export OMP_NUM_THREADS=1  # three processes on few cores
 
 train() {
   local agent=$1

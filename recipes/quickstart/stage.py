@@ -73,7 +73,7 @@ def watch(command: list[str], name: str, log) -> int:
             if match := EPISODE.search(line):
                 episode, episodes, percent = map(int, match.groups())
                 bar.n = max(bar.n, min(100, (100 * (episode - 1) + percent) // episodes))
-            elif (match := PERCENT.search(line)) and "Episode" not in line and not bar.postfix:
+            elif "pid=" not in line and (match := PERCENT.search(line)):  # not of a Ray worker's many small bars
                 bar.n = min(100, int(match[1]))
             if match := ACCURACY.search(line):
                 bar.set_postfix_str(f"step {match[1]}, reward {float(match[2]):.2f}", refresh=False)
