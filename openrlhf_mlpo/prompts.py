@@ -21,7 +21,9 @@ SHOW_CHOICES = ("full", "answer")
 MIN_RESPONSE_TOKENS = 16
 
 # Tags with a meaning to our own parsing or to OpenRLHF's (`<image>`): shown in square brackets when quoted.
-_BLOCK_TAG = re.compile(r"<\s*(/?)\s*(think|answer|image|video|question|response|history)\b([^<>]{0,64})>", re.IGNORECASE)
+_BLOCK_TAG = re.compile(
+    r"<\s*(/?)\s*(think|answer|image|video)\b([^<>]{0,64})>", re.IGNORECASE
+)
 # Control tokens of chat templates in general (<|im_end|>, <|eot_id|>, <start_of_turn>, [INST], <s>, …): a pool may be
 # shown to a leader of any family, so the forms are broken whether or not this leader's tokenizer knows them.
 _CONTROL = re.compile(
@@ -39,8 +41,8 @@ _MARKUP = re.compile(r"^(<[^<>]+>|\[[^\[\]]+\])$")
 class PromptTemplate:
     """The texts around a question; `{…}` marks what is filled in. A YAML file may replace any of them.
 
-    `separator` joins the parts; `response` is repeated once per agent of the draw, `history` shows the leader's own last output in rounds t > 0,
-    and `revision` shows an agent its last response and the leader's last output (paper, inference over T rounds).
+    `separator` joins the parts; `response` is repeated once per agent of the draw, `history` shows the leader's own last
+    output in rounds t > 0, and `revision` shows an agent its last response and the leader's last output.
     """
 
     name: str
@@ -72,9 +74,7 @@ BUILTIN_TEMPLATES = {
         history="Your own answer in the last round:\n\n[last output]\n{output} \n[end of last output]",
         instruction_team="Compare the responses, check what they claim, and decide for yourself. " + _FORM,
         instruction_solo=_FORM,
-        agent_instruction=(
-            "Reason step by step. End with the final answer alone inside <answer> and </answer>."
-        ),
+        agent_instruction=("Reason step by step. End with the final answer alone inside <answer> and </answer>."),
         revision=(
             "You answered before:\n\n[your last response]\n{own} \n[end of your last response]\n\nThe leader of your "
             "team, who saw all responses, then wrote:\n\n[leader]\n{leader} \n[end of leader]\n\nEither may be wrong: "

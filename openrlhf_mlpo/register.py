@@ -25,7 +25,10 @@ LOSS_NORMS = ("constant", "token-mean", "seq-mean-token-mean")
 # Module and name of everything that is replaced or subclassed, for the seam tests and the documentation.
 SEAMS = {
     ("openrlhf.trainer.ppo_trainer", "PPOTrainer"): "looked up by train() for synchronous runs",
-    ("openrlhf.trainer.ppo_trainer", "PromptDataset"): "built by prepare_datasets(), training set first, then evaluation",
+    (
+        "openrlhf.trainer.ppo_trainer",
+        "PromptDataset",
+    ): "built by prepare_datasets(), training set first, then evaluation",
     ("openrlhf.trainer.ppo_trainer", "SamplesGenerator"): "built by PPOTrainer.__init__",
     ("openrlhf.trainer.ppo_trainer_async", "PPOTrainerAsync"): "looked up by train() for asynchronous runs",
     ("openrlhf.trainer.ppo_trainer_async", "GenerateSamplesActor"): "built by PPOTrainerAsync.__init__",

@@ -41,8 +41,8 @@ DIR=${DIR:-runs/quickstart$( ((SMOKE)) && echo _smoke || true)}
 if ((SMOKE)); then
   N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 LEADER_ROWS=640 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4 ROUNDS=2 SAMPLES=2
 else
-  N_TRAIN=${N_TRAIN:-1200} N_TEST=${N_TEST:-900} AGENT_ROWS=${AGENT_ROWS:-12800} LEADER_ROWS=${LEADER_ROWS:-12800}
-  EPISODES=${EPISODES:-2} ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=4
+  N_TRAIN=${N_TRAIN:-1400} N_TEST=${N_TEST:-900} AGENT_ROWS=${AGENT_ROWS:-12800} LEADER_ROWS=${LEADER_ROWS:-12800}
+  EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=4
 fi
 REAL_ROWS=${REAL_ROWS:-../shared/data/bbh_sample.jsonl}
 MAX_LEN=448 MAX_NEW_TOKENS=80
@@ -100,7 +100,7 @@ train() { # name, solo fraction
   ROLLOUT=(--vllm.num_engines 1 --vllm.enable_prefix_caching --rollout.batch_size $ROLLOUT_PROMPTS
     --rollout.n_samples_per_prompt $GROUP --rollout.micro_batch_size 64)
   UPDATE=(--train.batch_size $((ROLLOUT_PROMPTS * GROUP)) --train.micro_batch_size 64 --train.num_episodes $EPISODES
-    --actor.adam.lr ${RL_LR:-5e-4} --algo.kl.init_coef 0 --ds.zero_stage 0 --train.seed $((SEED + 1)))
+    --actor.adam.lr 6e-4 --algo.kl.init_coef 0 --ds.zero_stage 0 --train.seed $((SEED + 1)))
   OUTPUT=(--ckpt.output_dir "$DIR/leaders/$name" --ckpt.path "$DIR/ckpt/$name" --logger.tensorboard_dir "$DIR/tensorboard/$name"
     --logger.wandb.run_name "$name")
   stage "$name" $PY -m openrlhf_mlpo.cli.train_mlpo_ray "${MLPO[@]}" "${MODEL[@]}" "${LENGTHS[@]}" "${ROLLOUT[@]}" \

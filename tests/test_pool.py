@@ -136,6 +136,7 @@ def test_what_was_added_survives_an_error_and_is_not_asked_again(tmp_path):
     assert list(open_pool(tmp_path / "p")) == expected()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_at", range(4))
 def test_killed_while_the_pool_is_put_together(tmp_path, monkeypatch, dies_at):
     """At each rename and removal of the last steps; the next run ends with the same pool."""

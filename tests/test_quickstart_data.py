@@ -95,8 +95,9 @@ def test_tokenizer_knows_every_word_and_reads_back_what_it_wrote() -> None:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert unknown not in ids, text
         assert tokenizer(tokenizer.decode(ids), add_special_tokens=False)["input_ids"] == ids
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": "True is"}], tokenize=False,
-                                         add_generation_prompt=True)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "True is"}], tokenize=False, add_generation_prompt=True
+    )
     assert tokenizer(chat)["input_ids"].count(tokenizer.eos_token_id) == 1
 
 

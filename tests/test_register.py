@@ -1,4 +1,4 @@
-"""Every seam in OpenRLHF that the extension relies on. When one of these fails, OpenRLHF moved: the message says what."""
+"""Every seam in OpenRLHF that the extension relies on. When one of these fails, OpenRLHF moved; it says where."""
 
 import argparse
 import ast
@@ -58,7 +58,12 @@ def test_prepare_datasets_builds_training_set_first():
 SIGNATURES = [
     ("openrlhf.trainer.ppo_trainer", "BasePPOTrainer", "_compute_rollout_stats", ["self", "experiences"]),
     ("openrlhf.trainer.ppo_trainer", "BasePPOTrainer", "init_checkpoint_states", ["self"]),
-    ("openrlhf.trainer.ppo_utils.samples_generator", "SamplesGenerator", "generate_samples", ["self", "generate_kwargs"]),
+    (
+        "openrlhf.trainer.ppo_utils.samples_generator",
+        "SamplesGenerator",
+        "generate_samples",
+        ["self", "generate_kwargs"],
+    ),
     (
         "openrlhf.trainer.ray.ppo_actor",
         "ActorPPOTrainer",
@@ -115,7 +120,9 @@ def test_installed_openrlhf_is_as_pip_left_it():
     assert not changed
 
 
-@pytest.mark.parametrize(("installed", "message"), [("0.11.1", "openrlhf 0.11.1 is installed"), (None, "not installed")])
+@pytest.mark.parametrize(
+    ("installed", "message"), [("0.11.1", "openrlhf 0.11.1 is installed"), (None, "not installed")]
+)
 def test_wrong_version_is_one_clear_line(monkeypatch, installed, message):
     def version(_name):
         if installed is None:

@@ -264,6 +264,7 @@ FILTERS = """
 """
 
 
+@pytest.mark.slow
 @needs_browser
 def test_page_in_a_browser(folder, reported, tmp_path):
     found = in_browser(reported / "report.html", FILTERS, tmp_path)

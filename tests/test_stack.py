@@ -61,7 +61,9 @@ def start(module: str, places: Path, name: str, *flags: str) -> subprocess.Popen
     (places / name).mkdir(exist_ok=True)
     env = {**os.environ, "PROMPT_LOG": str(places / name / "prompts.jsonl"), "OPENRLHF_MLPO_CPU": "1"}
     with open(places / name / "log.txt", "a") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def finish(process: subprocess.Popen, places: Path, name: str, timeout: int = 420) -> list[dict]:
@@ -97,7 +99,9 @@ def test_without_a_pool_losses_are_those_of_stock_openrlhf(places):
         process = start(module, places, name, "--data.prompt_dataset", str(places / "prompts.jsonl"), *flags)
         runs[name] = finish(process, places, name)
     assert len(runs["stock"]) == 2
-    compared = [[{k: step[k] for k in ("policy_loss", "actor_grad_norm", "reward")} for step in run] for run in runs.values()]
+    compared = [
+        [{k: step[k] for k in ("policy_loss", "actor_grad_norm", "reward")} for step in run] for run in runs.values()
+    ]
     assert all(abs(step["policy_loss"]) > 1e-6 for step in compared[0])
     for stock, ours in zip(*compared):
         assert ours == pytest.approx(stock, rel=1e-4)

@@ -72,7 +72,10 @@ def test_loss_and_gradient_equal_the_reference(accumulation, seed):
     advantage = advantages(rewards, mask)
     loss_fn = PolicyLoss(clip_eps_low=CLIP, clip_eps_high=CLIP)
     strategy = SimpleNamespace(ds_device_mesh=None)
-    micro = [range(start, start + len(rewards) // accumulation) for start in range(0, len(rewards), len(rewards) // accumulation)]
+    micro = [
+        range(start, start + len(rewards) // accumulation)
+        for start in range(0, len(rewards), len(rewards) // accumulation)
+    ]
     total = 0.0
     for rows, info in iter_grad_accum_global_norm(micro, strategy, accumulation, lambda rows: mask[list(rows)]):
         rows = list(rows)

@@ -64,8 +64,15 @@ def leader_text(rng: random.Random, answer: str, row: dict) -> str:
     """A leader output in a form the warm start teaches, ending in `answer`."""
     i, j = rng.sample((1, 2, 3), 2)
     follow = f"follow agent {i}"
-    think = rng.choice((follow, follow, f"follow agent {j} , look again : {follow}", "I see it at once",
-                        f"I do it myself : {q.work(row['subtask'], row['question'])}"))
+    think = rng.choice(
+        (
+            follow,
+            follow,
+            f"follow agent {j} , look again : {follow}",
+            "I see it at once",
+            f"I do it myself : {q.work(row['subtask'], row['question'])}",
+        )
+    )
     return f"<think> {think} </think> <answer> {answer} </answer>"
 
 

@@ -40,10 +40,10 @@ def team_trace(
     """Over a draw: follow an agent that is right, or turn back from one that is wrong first; every trace ends right.
 
     `answers` in the order shown. With probability `own`, and where no agent is right, the leader derives the answer
-    itself. With probability `backtrack` it first takes up a wrong agent's answer, looks again and changes to a right one.
-    Which right agent it follows is chosen at random: nothing here tells the leader whom to trust. The answer of an agent
-    is stated where it is followed: stated wrong answers are what teaches a small model to copy at all. Where every trace
-    copies a right answer, it learns to guess the answer instead.
+    itself. With probability `backtrack` it first takes up a wrong agent's answer, looks again and changes to a right
+    one. Which right agent it follows is chosen at random: nothing here tells the leader whom to trust. The answer of an
+    agent is stated where it is followed: stated wrong answers are what teaches a small model to copy at all. Where
+    every trace copies a right answer, it learns to guess the answer instead.
     """
     right = [number for number, answer in enumerate(answers, 1) if answer == gold]
     wrong = [number for number, answer in enumerate(answers, 1) if answer not in (None, gold)]
@@ -63,8 +63,12 @@ def main() -> None:
     parser.add_argument("--template", default="compact", help="prompt template (default compact)")
     parser.add_argument("--n", type=int, default=8000, help="rows to write (default 8000)")
     parser.add_argument("--solo", type=float, default=0.4, help="share of rows without a team (default 0.4)")
-    parser.add_argument("--guess", type=float, default=0.5, help="share of solo rows without a derivation (default 0.5)")
-    parser.add_argument("--own", type=float, default=0.15, help="share of team rows the leader works out (default 0.15)")
+    parser.add_argument(
+        "--guess", type=float, default=0.5, help="share of solo rows without a derivation (default 0.5)"
+    )
+    parser.add_argument(
+        "--own", type=float, default=0.15, help="share of team rows the leader works out (default 0.15)"
+    )
     parser.add_argument("--backtrack", type=float, default=0.6, help="share of team rows that turn back (default 0.6)")
     parser.add_argument("--later", type=float, default=0.1, help="share of team rows from a later round (default 0.1)")
     parser.add_argument("--max_prompt_tokens", type=int, default=352, help="budget of a prompt (default 352)")

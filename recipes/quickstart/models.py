@@ -25,8 +25,10 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>"]
 TAGS = [f"{a}{slash}{tag}{b}" for a, b in ("<>", "[]") for tag in ("think", "answer") for slash in ("", "/")]
 # Words of the chat frame, of the team's phrasings (agent_data.py) and of the leader's traces.
-PHRASES = """system user assistant agent leader I do it myself see at once depth sum chain truth lies tells the says Question
-Does tell have How many do and look again follow think is my result so we get Yes No"""
+PHRASES = """
+system user assistant agent leader I do it myself see at once depth sum chain truth lies tells the says Question Does
+tell have How many do and look again follow think is my result so we get Yes No
+"""
 PUNCTUATION = list("()[]{}<>.,:;?!-+*/='\"")
 
 LEADER = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}
@@ -52,22 +54,35 @@ def build_tokenizer():  # noqa: ANN201 (transformers is imported late)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in TAGS])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<|im_end|>",
-        chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False, model_max_length=512, padding_side="left",
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<|im_end|>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+        padding_side="left",
     )
 
 
-def build_model(tokenizer, shape: dict[str, int], seed: int):  # noqa: ANN001, ANN201
-    """A randomly initialised `Qwen3ForCausalLM` of that shape. Heads are 32 wide, the least that vLLM's CPU kernels take."""
+def build_model(tokenizer, shape: dict[str, int], seed: int):
+    """A randomly initialised `Qwen3ForCausalLM` of that shape; heads are 32 wide, the least vLLM's CPU kernels take."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
     size = -(-len(tokenizer) // 64) * 64
     config = Qwen3Config(
-        vocab_size=size, **shape, num_key_value_heads=shape["num_attention_heads"], head_dim=32, max_position_embeddings=512,
-        tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None, initializer_range=0.05,
+        vocab_size=size,
+        **shape,
+        num_key_value_heads=shape["num_attention_heads"],
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        initializer_range=0.05,
     )
     return Qwen3ForCausalLM(config)
 

@@ -4,8 +4,8 @@
 
 Writes JSON Lines: {"task": "bbh", "subtask": ..., "question": ..., "answer": ...}. No row of BBH itself is used; the
 three forms (`dyck_languages`, `object_counting`, `web_of_lies`) follow the published task descriptions, so a model
-trained here can be tried on the real rows. Two tasks are made easier: bracket sequences are at most 15 long and leave one
-bracket open (BBH's reach 90 and leave up to ten), and at most five kinds of things are counted.
+trained here can be tried on the real rows. Two tasks are made easier: bracket sequences are at most 15 long and leave
+one bracket open (BBH's reach 90 and leave up to ten), and at most five kinds of things are counted.
 
 The splits `agents` (what the team learns from), `train` (the leader) and `test` are disjoint by content for any seed
 and size: a question belongs to the split its own hash names.
@@ -18,7 +18,6 @@ import hashlib
 import itertools
 import json
 import random
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Run one stage of a recipe: progress bar and time on screen, everything else in a log, nothing done twice.
 
-    python3 recipes/quickstart/stage.py --dir runs/quickstart --name mlpo -- python3 -m openrlhf_mlpo.cli.train_mlpo_ray …
+    python3 recipes/quickstart/stage.py --dir runs/quickstart --name pool -- python3 -m openrlhf_mlpo.cli.sample_team …
 
 Ray, vLLM and DeepSpeed print thousands of lines; they go to DIR/logs/NAME.log, and the bar is read from them. A stage
 that has finished is skipped the next time, unless its command or a stage before it has changed.
@@ -33,7 +33,9 @@ def run_stage(folder: Path, name: str, command: list[str]) -> int:
     record = json.loads(record_file.read_text()) if record_file.exists() else {}
     # A stage depends on the ones before it: their fingerprints go into its own.
     earlier = list(record)[: list(record).index(name)] if name in record else list(record)
-    fingerprint = hashlib.sha256(json.dumps([command, [record[s]["fingerprint"] for s in earlier]]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(
+        json.dumps([command, [record[s]["fingerprint"] for s in earlier]]).encode()
+    ).hexdigest()
     if name in record and record[name]["fingerprint"] == fingerprint and record[name].get("done"):
         tqdm.write(f"{name:<12} done before ({record[name]['seconds']:.0f} s)")
         return 0
@@ -51,7 +53,12 @@ def run_stage(folder: Path, name: str, command: list[str]) -> int:
         print("\n".join(errors[-1:] or lines[-20:]), file=sys.stderr)
         print(f"error: stage {name} failed (exit {status}); its log is {log_file}", file=sys.stderr)
         return status
-    record[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 1), "command": shlex.join(command), "done": True}
+    record[name] = {
+        "fingerprint": fingerprint,
+        "seconds": round(seconds, 1),
+        "command": shlex.join(command),
+        "done": True,
+    }
     record_file.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
@@ -60,9 +67,16 @@ def watch(command: list[str], name: str, log) -> int:
     """Run `command` with its output in `log`, turning what it says of its progress into one bar."""
     bar = tqdm(total=100, desc=f"{name:<12}", bar_format="{desc} {percentage:3.0f}%|{bar:24}| {elapsed}{postfix}")
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, bufsize=1,
-        errors="replace", start_new_session=False,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
+        errors="replace",
+        start_new_session=False,
     )
+    in_ray = any(word.endswith("_ray") for word in command)  # whose workers print many small bars of their own
     ticking = threading.Event()
     clock = threading.Thread(target=lambda: [bar.refresh() for _ in iter(lambda: ticking.wait(1), True)], daemon=True)
     clock.start()
@@ -73,7 +87,7 @@ def watch(command: list[str], name: str, log) -> int:
             if match := EPISODE.search(line):
                 episode, episodes, percent = map(int, match.groups())
                 bar.n = max(bar.n, min(100, (100 * (episode - 1) + percent) // episodes))
-            elif "pid=" not in line and (match := PERCENT.search(line)):  # not of a Ray worker's many small bars
+            elif not in_ray and (match := PERCENT.search(line)):
                 bar.n = min(100, int(match[1]))
             if match := ACCURACY.search(line):
                 bar.set_postfix_str(f"step {match[1]}, reward {float(match[2]):.2f}", refresh=False)
