@@ -41,8 +41,8 @@ _MARKUP = re.compile(r"^(<[^<>]+>|\[[^\[\]]+\])$")
 class PromptTemplate:
     """The texts around a question; `{…}` marks what is filled in. A YAML file may replace any of them.
 
-    `separator` joins the parts; `response` is repeated once per agent of the draw, `history` shows the leader's own last
-    output in rounds t > 0, and `revision` shows an agent its last response and the leader's last output.
+    `separator` joins the parts; `response` is repeated once per agent of the draw, `history` shows the leader its own
+    last output in rounds t > 0, and `revision` shows an agent its last response and the leader's last output.
     """
 
     name: str

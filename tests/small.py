@@ -51,10 +51,15 @@ def make_rows(n: int = 12, *, samples: int = 4, seed: int = 0, agents=AGENTS) ->
 
 
 def make_pool(path: Path, n: int = 12, *, rename: dict[str, str] | None = None, **kwargs) -> Path:
-    """Write such rows as a pool directory; `rename` gives columns wrong names."""
+    """Write `make_rows(n, …)` as a pool directory; `rename` gives columns wrong names."""
+    return write_pool(path, make_rows(n, **kwargs), rename=rename)
+
+
+def write_pool(path: Path, rows: list[dict], *, rename: dict[str, str] | None = None) -> Path:
+    """Write rows as a pool directory, as `sample_team` would."""
     from openrlhf_mlpo.pool import pool_schema
 
-    table = pa.Table.from_pylist(make_rows(n, **kwargs), schema=pool_schema())
+    table = pa.Table.from_pylist(rows, schema=pool_schema())
     table = table.rename_columns([(rename or {}).get(name, name) for name in table.column_names])
     (path / "data").mkdir(parents=True)
     pq.write_table(table, path / "data" / "train-00000-of-00001.parquet")
