@@ -188,6 +188,14 @@ def comparisons(run: Run, untrained: str = "untrained", grpo: str = "grpo") -> l
         if rounds.shape[1] > 1:
             last, begin = rounds.columns[-1], rounds.columns[0]
             found.append(Comparison(f"{team} last round - first round", "b", rounds[last], rounds[begin]))
+            # What training is for is one round: the later ones also ask of the agents that they can revise.
+            for other in claim_a:
+                if run.has(other):
+                    suffix, values = (
+                        (" first round", run.by_round(other)[begin]) if other == team_0 else ("", table[other])
+                    )
+                    name = f"{team} first round - {other}{suffix}"
+                    found.append(Comparison(name, "a", rounds[begin], values))
     if run.has(solo):
         for other in (name for name in table.columns if name.startswith("leader_solo[") and name != solo):
             claim = "c" if other in (solo_0, system_name("leader_solo", grpo)) else ""

@@ -21,9 +21,7 @@ SHOW_CHOICES = ("full", "answer")
 MIN_RESPONSE_TOKENS = 16
 
 # Tags with a meaning to our own parsing or to OpenRLHF's (`<image>`): shown in square brackets when quoted.
-_BLOCK_TAG = re.compile(
-    r"<\s*(/?)\s*(think|answer|image|video)\b([^<>]{0,64})>", re.IGNORECASE
-)
+_BLOCK_TAG = re.compile(r"<\s*(/?)\s*(think|answer|image|video)\b([^<>]{0,64})>", re.IGNORECASE)
 # Control tokens of chat templates in general (<|im_end|>, <|eot_id|>, <start_of_turn>, [INST], <s>, …): a pool may be
 # shown to a leader of any family, so the forms are broken whether or not this leader's tokenizer knows them.
 _CONTROL = re.compile(

@@ -19,7 +19,8 @@
 #      produce its own.
 #   3. A share of the training prompts is solo (--mlpo.solo_fraction), so that a leader this small stays able to work
 #      alone; the paper does not say whether it does the same.
-#   4. Learning rate, group size and batch sizes are ours.
+#   4. Learning rate, group size and batch sizes are ours. Leaders are evaluated as they are trained, sampling at
+#      temperature 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -112,14 +113,14 @@ train grpo 1.0
 stage evaluate $PY eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leader_0" \
   --leader grpo="$DIR/leaders/grpo" --leader_methods grpo=leader_solo --team "$DIR/team.yaml" \
   --questions "$DIR/test.jsonl" --task bbh --template compact --rounds $ROUNDS --max_new_tokens $MAX_NEW_TOKENS \
-  --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle --seed $SEED --out "$DIR/eval"
+  --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle --temperature 1 --seed $SEED --out "$DIR/eval"
 # The same leader on real rows of the same tasks, where a file of them is at hand.
 if [[ -f $REAL_ROWS ]]; then
   stage real-rows $PY $Q/real_rows.py --rows "$REAL_ROWS" --out "$DIR/real.jsonl"
   stage evaluate-real $PY eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leader_0" \
     --team "$DIR/team.yaml" --questions "$DIR/real.jsonl" --task bbh --template compact --rounds $ROUNDS --drop_long \
     --max_new_tokens $MAX_NEW_TOKENS --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle \
-    --seed $SEED --label "real BBH rows" --out "$DIR/eval_real"
+    --temperature 1 --seed $SEED --label "real BBH rows" --out "$DIR/eval_real"
 fi
 stage report $PY eval/report.py "$DIR/eval" --training "$DIR/tensorboard" --out "$DIR/report"
 ((DRY)) || $PY $Q/summary.py --dir "$DIR"

@@ -66,9 +66,13 @@ def start(module: str, places: Path, name: str, *flags: str) -> subprocess.Popen
         )
 
 
-def finish(process: subprocess.Popen, places: Path, name: str, timeout: int = 420) -> list[dict]:
+def finish(process: subprocess.Popen, places: Path, name: str, timeout: int = 600) -> list[dict]:
     """Wait for success and return the metrics logged per step."""
-    status = process.wait(timeout)
+    try:
+        status = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        status = f"no end within {timeout} s"
     log = (places / name / "log.txt").read_text(errors="replace")
     assert status == 0, log[-4000:]
     return steps(log)
@@ -124,8 +128,7 @@ def test_killed_run_resumes_with_the_same_prompts(places):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    resumed_from = int((tag.read_text()).removeprefix("global_step"))
-    before = len(prompts_seen(places, "killed"))
+    resumed_from = int(tag.read_text().removeprefix("global_step"))
     time.sleep(5)  # Ray's own processes notice and end
     before = len(prompts_seen(places, "killed"))
     resumed = finish(start(MLPO, places, "killed", *flags, "--ckpt.load_enable"), places, "killed")

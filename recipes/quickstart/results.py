@@ -1,6 +1,6 @@
 """Print the Markdown tables of the README from the summaries of several quickstart runs.
 
-    python3 recipes/quickstart/results.py recipes/quickstart/results/*.json
+python3 recipes/quickstart/results.py recipes/quickstart/results/*.json
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ ROWS = (
     ("any agent right (oracle)", "oracle"),
 )
 COMPARISONS = (
-    ("leader + team − majority vote", "leader_team[mlpo] - majority_vote"),
-    ("leader + team − best agent", "leader_team[mlpo] - best_agent"),
-    ("leader + team − the same before MLPO", "leader_team[mlpo] - leader_team[untrained]"),
+    ("leader + team, round 0 − majority vote", "leader_team[mlpo] first round - majority_vote"),
+    ("leader + team, round 0 − best agent", "leader_team[mlpo] first round - best_agent"),
+    ("leader + team, round 0 − before MLPO", "leader_team[mlpo] first round - leader_team[untrained] first round"),
+    ("leader + team, last round − majority vote", "leader_team[mlpo] - majority_vote"),
+    ("leader + team, last round − best agent", "leader_team[mlpo] - best_agent"),
+    ("leader + team, last round − before MLPO", "leader_team[mlpo] - leader_team[untrained]"),
     ("leader alone − the same before MLPO", "leader_solo[mlpo] - leader_solo[untrained]"),
     ("leader alone − plain GRPO alone", "leader_solo[mlpo] - leader_solo[grpo]"),
-    ("last round − first round", "leader_team[mlpo] last round - first round"),
+    ("leader + team, last round − round 0", "leader_team[mlpo] last round - first round"),
 )
 
 
