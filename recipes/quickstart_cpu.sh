@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The whole of MLPO on a laptop without a GPU: questions, team, pool, warm start, MLPO, evaluation, report.
 #
-#   bash recipes/quickstart_cpu.sh              # about 15 minutes on 2 cores, after a set-up of 5 minutes the first time
-#   bash recipes/quickstart_cpu.sh --smoke      # the same path in a few steps (5 minutes); its accuracies mean nothing
+#   bash recipes/quickstart_cpu.sh              # some 20 minutes on 2 cores, after a set-up of 5 minutes the first time
+#   bash recipes/quickstart_cpu.sh --smoke      # the same path in a few steps; its accuracies mean nothing
 #   bash recipes/quickstart_cpu.sh --seed 1 --dir runs/seed1
 #   bash recipes/quickstart_cpu.sh --dry-run    # prints the commands
 #
-# Watch: "reward" beside the mlpo bar, the share of the leader's answers that are right. Expect: DIR/report/report.md,
-# with the leader and its team above majority vote, the best agent and the untrained leader. Stopped, the same command
-# goes on after the last finished stage.
+# Watch: "reward" beside the mlpo bar, the share of the leader's answers that are right. Expect: DIR/report/report.md, with
+# the leader and its team above majority vote, the best agent and the untrained leader in the first round. Stopped, the
+# same command goes on after the last finished stage.
 #
 # Hardware: 2 cores, 8 GB of memory, 5 GB of disk. Real vLLM, Ray and DeepSpeed throughout; nothing is downloaded but
 # packages.

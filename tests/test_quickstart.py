@@ -74,3 +74,13 @@ def test_smoke_run(tmp_path):
     again = quickstart("--smoke", "--dir", str(folder))
     assert again.returncode == 0
     assert again.stdout.count("done before") + again.stderr.count("done before") >= 10, "a finished stage ran again"
+
+
+def test_readme_shows_the_stored_runs():
+    """The README's tables are those of the summaries that are kept with the recipe."""
+    import sys
+
+    stored = sorted((ROOT / "recipes" / "quickstart" / "results").glob("*.json"))
+    command = [sys.executable, "recipes/quickstart/results.py", *map(str, stored)]
+    tables = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    assert tables in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -35,7 +35,7 @@ def reward_func(queries, prompts, labels):
 FLAGS = (
     "--vllm.num_engines 1 --data.max_len 256 --rollout.max_new_tokens 16 --rollout.batch_size 8 --train.batch_size 16 "
     "--train.micro_batch_size 8 --rollout.micro_batch_size 8 --rollout.n_samples_per_prompt 2 --algo.kl.init_coef 0 "
-    "--ds.zero_stage 0 --actor.adam.lr 1e-3"
+    "--actor.adam.lr 1e-3"
 ).split()
 STEP = re.compile(r"Global step (\d+): (\{.*\})")
 
@@ -47,7 +47,7 @@ def places(tmp_path_factory):
     make_pool(tmp / "pool", n=16)
     make_pool(tmp / "eval", n=4, seed=9)
     (tmp / "reward.py").write_text(REWARD)
-    rows = [{"input": f"not ( True ) {'and ' * n}is", "label": "True"} for n in range(16)]
+    rows = [{"input": f"not ( True ) {'and ' * n}is", "label": "True"} for n in range(8)]
     (tmp / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp
 
@@ -93,10 +93,14 @@ STOCK = "openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_ppo_ray"
 
 
 def test_without_a_pool_losses_are_those_of_stock_openrlhf(places):
-    """Greedy rollouts, so that the comparison does not hang on the order in which samples come back."""
+    """Two steps over all prompts, two epochs each, sampled greedily.
+
+    So nothing hangs on what OpenRLHF leaves unseeded: the order of prompts, and that in which samples come back.
+    """
     flags = (
         "--data.input_key input --data.label_key label --data.apply_chat_template --rollout.top_p 1e-6 "
-        "--rollout.n_samples_per_prompt 1 --train.batch_size 8 --algo.advantage.estimator reinforce"
+        "--rollout.n_samples_per_prompt 1 --train.batch_size 8 --train.num_episodes 2 --train.max_epochs 2 "
+        "--algo.advantage.estimator reinforce"
     ).split()
     runs = {}
     for name, module in (("stock", STOCK), ("ours", MLPO)):
@@ -108,7 +112,7 @@ def test_without_a_pool_losses_are_those_of_stock_openrlhf(places):
     ]
     assert all(abs(step["policy_loss"]) > 1e-6 for step in compared[0])
     for stock, ours in zip(*compared):
-        assert ours == pytest.approx(stock, rel=1e-4)
+        assert ours == pytest.approx(stock, rel=1e-3)
     assert not any(key.startswith("mlpo/") for step in runs["ours"] for key in step)
 
 
