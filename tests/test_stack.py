@@ -110,9 +110,9 @@ def test_without_a_pool_losses_are_those_of_stock_openrlhf(places):
     compared = [
         [{k: step[k] for k in ("policy_loss", "actor_grad_norm", "reward")} for step in run] for run in runs.values()
     ]
-    assert all(abs(step["policy_loss"]) > 1e-6 for step in compared[0])
+    assert abs(compared[0][1]["policy_loss"]) > 1e-3, "two losses of nothing would always be equal"
     for stock, ours in zip(*compared):
-        assert ours == pytest.approx(stock, rel=1e-3)
+        assert ours == pytest.approx(stock, rel=1e-3, abs=1e-6)
     assert not any(key.startswith("mlpo/") for step in runs["ours"] for key in step)
 
 
