@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.stats import Paired, bootstrap_interval, holm, paired, wilson
+from openrlhf_mlpo.stats import Paired, wilson
 
 SYSTEM = ["method", "leader", "agent", "budget"]  # what tells one system from another
 COSTS = ("tokens", "completion_tokens", "generations", "steps", "serial_tokens", "seconds")
@@ -25,6 +25,7 @@ class Run:
     path: Path
     rows: pd.DataFrame
     manifest: dict
+    compared: dict[str, Paired] = field(default_factory=dict)  # what was compared already, by name
 
     @property
     def label(self) -> str:
@@ -160,122 +161,18 @@ def by_subject(run: Run) -> dict[str, dict[str, dict]]:
     return by_group(run, names) if names.nunique() > 1 else {}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """`a` against `b`, outcomes by question, and which of the paper's claims (a) to (d) it bears on, if any."""
+def backtracking(run: Run) -> dict[str, list[dict]]:
+    """By leader system and round: the share of outputs that revise an answer, and how often those and others are right.
 
-    name: str
-    claim: str
-    a: pd.Series
-    b: pd.Series
-
-
-def comparisons(run: Run, untrained: str = "untrained", grpo: str = "grpo") -> list[Comparison]:
-    """What is tested: the first leader against all others, its rounds, it alone, and where few agents are right."""
-    if not run.leaders:
-        return []
-    table, first = run.table, run.leaders[0]
-    team, solo = system_name("leader_team", first), system_name("leader_solo", first)
-    team_0, solo_0 = system_name("leader_team", untrained), system_name("leader_solo", untrained)
-    found: list[Comparison] = []
-    claim_a = ("best_agent", "majority_vote", team_0)
-    if run.has(team):
-        for other in table.columns:
-            if other not in (team, "oracle"):
-                claim = "a" if other in claim_a else ""
-                found.append(Comparison(f"{team} - {other}", claim, table[team], table[other]))
-        rounds = run.by_round(team)
-        if rounds.shape[1] > 1:
-            last, begin = rounds.columns[-1], rounds.columns[0]
-            found.append(Comparison(f"{team} last round - first round", "b", rounds[last], rounds[begin]))
-            # What training is for is one round: the later ones also ask of the agents that they can revise.
-            for other in claim_a:
-                if run.has(other):
-                    suffix, values = (
-                        (" first round", run.by_round(other)[begin]) if other == team_0 else ("", table[other])
-                    )
-                    name = f"{team} first round - {other}{suffix}"
-                    found.append(Comparison(name, "a", rounds[begin], values))
-    if run.has(solo):
-        for other in (name for name in table.columns if name.startswith("leader_solo[") and name != solo):
-            claim = "c" if other in (solo_0, system_name("leader_solo", grpo)) else ""
-            found.append(Comparison(f"{solo} - {other}", claim, table[solo], table[other]))
-    if run.has(team) and run.team_size:
-        few = run.agents_right <= run.team_size / 3
-        none = run.agents_right == 0
-        for other in (name for name in (team_0, "majority_vote") if run.has(name)):
-            for chosen, words in ((few, "at most a third of the agents right"), (none, "no agent right")):
-                if chosen.any() and not (other == "majority_vote" and chosen is none):  # a vote of none is never right
-                    name = f"{team} - {other}, {words}"
-                    found.append(Comparison(name, "d", table.loc[chosen, team], table.loc[chosen, other]))
-    return [drop_missing(c) for c in found]
-
-
-def drop_missing(c: Comparison) -> Comparison:
-    both = c.a.notna() & c.b.notna()
-    return Comparison(c.name, c.claim, c.a[both], c.b[both])
-
-
-def verdict(low: float, high: float) -> str:
-    """In words, what a 95 % interval of a difference says."""
-    return "holds" if low > 0 else "the contrary" if high < 0 else "open"
-
-
-def tests(run: Run) -> list[dict]:
-    """Every comparison of a run: difference, paired bootstrap interval, McNemar's p, and that adjusted by Holm."""
-    made = comparisons(run)
-    results: list[Paired] = [paired(c.a.to_numpy(), c.b.to_numpy(), seed=run.seed) for c in made]
-    adjusted = holm([result.p for result in results])
-    return [
-        {"name": c.name, "claim": c.claim, **r.as_dict(), "p_holm": p, "verdict": verdict(*r.ci95)}
-        for c, r, p in zip(made, results, adjusted, strict=True)
-    ]
-
-
-def over_runs(runs: Sequence[Run]) -> list[dict]:
-    """Each comparison over runs of one label (seeds): every run's difference, and an interval of their mean.
-
-    Questions are resampled; a question that several runs share enters once, with its mean difference, so that its
-    repeats are not taken for independent evidence.
+    What revising is, openrlhf_mlpo/backtracking.py says. Empty for runs evaluated before it was recorded.
     """
-    made: dict[str, list[Comparison]] = {}
-    for run in runs:
-        for c in comparisons(run):
-            made.setdefault(c.name, []).append(c)
-    pooled = []
-    for name, group in made.items():
-        differences = pd.concat([c.a - c.b for c in group])
-        mean = differences.groupby(level=0).mean()
-        interval = bootstrap_interval(mean.to_numpy(), seed=runs[0].seed)
-        pooled.append(
-            {
-                "name": name,
-                "claim": group[0].claim,
-                "runs": len(group),
-                "diffs": [float((c.a - c.b).mean()) if len(c.a) else 0.0 for c in group],
-                "diff": float(mean.mean()),
-                "ci95": list(interval),
-                "n": len(mean),
-                "verdict": verdict(*interval),
-            }
+    if "revised" not in run.rows:
+        return {}
+    found: dict[str, list[dict]] = {}
+    rows = run.rows[run.rows["revised"].notna()]
+    for (system, t), outputs in rows.groupby(["system", rows["round"].fillna(0).astype(int)], sort=False):
+        revised, right = outputs["revised"].astype(bool), outputs["correct"]
+        found.setdefault(system, []).append(
+            {"round": int(t), "revised": rate(revised), "right": rate(right[revised]), "others": rate(right[~revised])}
         )
-    return pooled
-
-
-def analyse(run: Run) -> dict:
-    """Everything about one run, as it goes into report.json."""
-    return {
-        "label": run.label,
-        "seed": run.seed,
-        "n_questions": len(run.table),
-        "team": run.manifest.get("team", []),
-        "leaders": run.manifest.get("leaders", []),
-        "best_agent": run.manifest.get("best_agent"),
-        "command": run.manifest.get("command", ""),
-        "versions": run.manifest.get("versions", {}),
-        "systems": accuracies(run),
-        "by_round": by_round(run),
-        "by_correct_agents": by_correct_agents(run),
-        "by_subject": by_subject(run),
-        "tests": tests(run),
-    }
+    return found

@@ -24,7 +24,7 @@ def page(runs: Sequence[Run], report: Mapping, plots: Mapping[str, str], out: Pa
     template = TEMPLATE.read_text(encoding="utf-8")
     body = to_html(markdown(report, plots), out)
     room = max(0, limit - len(template.encode()) - len(body.encode())) // max(1, len(runs))
-    data = {"runs": [explorer(run, room) for run in runs]}
+    data = {"runs": [explorer(run, found["title"], room) for run, found in zip(runs, report["runs"], strict=True)]}
     return template.replace("<!--BODY-->", body).replace("<!--DATA-->", _json(data))
 
 
@@ -44,7 +44,7 @@ def to_html(text: str, out: Path) -> str:
     return re.sub(r'src="([\w.-]+\.png)"', inline, html)
 
 
-def explorer(run: Run, room: int) -> dict:
+def explorer(run: Run, title: str, room: int) -> dict:
     """What the page's script needs of one run, in at most about `room` bytes.
 
     A question is [id, subject, text, gold, agents right, outcomes], outcomes one character per system: 1, 0 or blank.
@@ -79,7 +79,7 @@ def explorer(run: Run, room: int) -> dict:
     if kept < len(questions):
         note += f" The table holds the first {kept} of {len(questions)} questions, to keep the page small."
     return {
-        "label": f"{run.label}, seed {run.seed}",
+        "label": title,
         "systems": systems,
         "told": [told_as(system) for system in systems],
         "a": a,

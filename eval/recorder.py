@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.baselines import vote
+from openrlhf_mlpo.backtracking import revises
 from openrlhf_mlpo.rounds import Turn
 from openrlhf_mlpo.verify import canonical, extract_answer, verify_response
 
@@ -119,6 +120,8 @@ class Recorder:
     def output(self, i: int, method: str, turns: Sequence[Turn], output: Turn, **more: Any) -> None:
         """A row whose answer is what `output` says."""
         verdict = self.judge(self.questions[i], output.text)
+        if method in ("leader_team", "leader_solo"):
+            more["revised"] = revises(output.text)
         self.row(i, method, turns, verdict.answer, verdict.correct, formatted=bool(verdict.formatted), **more)
 
     def elected(self, i: int, method: str, voters: Sequence[Turn], turns: Sequence[Turn] | None = None, **more: Any):

@@ -4,8 +4,12 @@
     python3 eval/report.py runs/eval --out runs/eval/report
     python3 eval/report.py runs/seed0/eval runs/seed1/eval runs/seed2/eval --out runs/report
 
-Runs of one label (see evaluate.py --label) are taken for seeds of one experiment and pooled; runs of different labels,
-such as other teams or team sizes, stand side by side. The same results give the same report, byte for byte.
+Runs of one label (see evaluate.py --label) with equally named agents are taken for seeds of one experiment and pooled;
+others, such as teams that a leader never saw or other team sizes, stand side by side:
+
+    python3 eval/report.py runs/eval runs/eval_unseen/k1 runs/eval_unseen/k3 --out runs/report
+
+The same results give the same report, byte for byte.
 """
 
 from __future__ import annotations
@@ -20,7 +24,18 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from eval.analysis import Run, accuracies, analyse, by_correct_agents, by_round, load_run, over_runs, system_name, tests  # noqa: E402
+from eval.across import groups_of, team_rows, titles_of  # noqa: E402
+from eval.analysis import (  # noqa: E402
+    Run,
+    accuracies,
+    backtracking,
+    by_correct_agents,
+    by_round,
+    by_subject,
+    load_run,
+    system_name,
+)
+from eval.claims import claims, over_runs, steps, tests  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 
 
@@ -53,7 +68,7 @@ def summarise(
     accuracy["agents"] = {
         name[len("agent[") : -1]: found["accuracy"] for name, found in systems.items() if name.startswith("agent[")
     }
-    strata = by_correct_agents(run)
+    strata, made = by_correct_agents(run), tests(run)
     return {
         "wall_seconds": dict(wall_seconds or {}),
         "seed": run.seed,
@@ -61,26 +76,57 @@ def summarise(
         "accuracy": accuracy,
         "by_correct_agents": {system: groups for system, groups in strata.items() if not system.startswith("agent[")},
         "paired": {
-            test["name"]: {key: test[key] for key in ("diff", "ci95", "p", "p_holm", "n", "claim")}
-            for test in tests(run)
+            test["name"]: {key: test[key] for key in ("diff", "ci95", "p", "p_holm", "n", "claim", "verdict")}
+            for test in made
         },
+        "claims": {claim: found["runs"][0] for claim, found in claims([made], []).items()},
+        "steps": steps([run]),
+        "backtracking": backtracking(run),
         "best_agent": run.manifest.get("best_agent"),
         "versions": run.manifest.get("versions", {}),
     }
 
 
-def groups_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    grouped: dict[str, list[Run]] = {}
-    for run in runs:
-        grouped.setdefault(run.label, []).append(run)
-    return grouped
+def analyse(run: Run) -> dict:
+    """Everything about one run, as it goes into report.json."""
+    return {
+        "label": run.label,
+        "seed": run.seed,
+        "n_questions": len(run.table),
+        "team": run.manifest.get("team", []),
+        "leaders": run.manifest.get("leaders", []),
+        "best_agent": run.manifest.get("best_agent"),
+        "command": run.manifest.get("command", ""),
+        "versions": run.manifest.get("versions", {}),
+        "systems": accuracies(run),
+        "by_round": by_round(run),
+        "by_correct_agents": by_correct_agents(run),
+        "by_subject": by_subject(run),
+        "backtracking": backtracking(run),
+        "tests": tests(run),
+    }
 
 
 def build(runs: Sequence[Run]) -> dict:
-    """report.json: each run's analysis, what several runs of a label say together, and the table across labels."""
+    """report.json: each run's analysis, the claims by group of seeds, and the table across teams and team sizes."""
+    titles, groups = titles_of(runs), groups_of(runs)
     analyses = [analyse(run) for run in runs]
-    pooled = {label: over_runs(group) for label, group in groups_of(runs).items() if len(group) > 1}
-    return {"runs": analyses, "pooled": pooled}
+    pooled = {title: over_runs([runs[i] for i in found]) for title, found in groups.items() if len(found) > 1}
+    of_groups = [
+        {
+            "title": title,
+            "runs": [titles[i] for i in members],
+            "claims": claims([analyses[i]["tests"] for i in members], pooled.get(title, [])),
+            "steps": steps([runs[i] for i in members]),
+        }
+        for title, members in groups.items()
+        if runs[members[0]].leaders
+    ]
+    for found, title in zip(analyses, titles, strict=True):
+        found["title"] = title
+    with_members = {title: (groups[title], found) for title, found in pooled.items()}
+    teams = team_rows(runs, titles, analyses, with_members) if len(runs) > 1 else []
+    return {"groups": of_groups, "teams": teams, "pooled": pooled, "runs": analyses}
 
 
 def read_training(specs: Sequence[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
@@ -134,7 +180,7 @@ def draw(runs: Sequence[Run], report: Mapping, training: Mapping, out: Path) -> 
     drawn: dict[str, str] = {}
     for index, (run, found) in enumerate(zip(runs, report["runs"], strict=True)):
         tail = "" if len(runs) == 1 else f"_{index}"
-        name = f"{run.label}, seed {run.seed}"
+        name = found["title"]
         first = run.leaders[0] if run.leaders else ""
         systems = found["systems"]
         plots.comparison(systems, out / f"comparison{tail}.png", main=system_name("leader_team", first))
@@ -151,9 +197,7 @@ def draw(runs: Sequence[Run], report: Mapping, training: Mapping, out: Path) -> 
         plots.cost(systems, found["by_round"], out / f"cost{tail}.png")
         drawn[f"cost{tail}.png"] = f"Accuracy against cost ({name})"
     if len(runs) > 1:
-        table = {
-            f"{run.label}\nseed {run.seed}": found["systems"] for run, found in zip(runs, report["runs"], strict=True)
-        }
+        table = {found["title"].replace(", ", "\n", 1): found["systems"] for found in report["runs"]}
         shown = [s for s in report["runs"][0]["systems"] if not s.startswith("agent[") and "(equal" not in s][:8]
         plots.across(table, out / "across.png", shown)
         drawn["across.png"] = "The same systems over the runs"

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
+from tokenizers import Encoding, Tokenizer
+
 from openrlhf_mlpo.errors import UserError
 
 SHOW_CHOICES = ("full", "answer")
@@ -82,7 +84,8 @@ BUILTIN_TEMPLATES = {
     # For models of a few hundred thousand parameters, as in the CPU quickstart: no instructions, few tokens.
     "compact": PromptTemplate(
         name="compact",
-        response="agent {number} : {text}",
+        # The number after the answer: a tiny model learns several times sooner to find the answer of agent 2 there.
+        response="{text} says agent {number}",
         history="leader : {output}",
         revision="agent : {own}\nleader : {leader}",
     ),
@@ -141,18 +144,20 @@ def defuse(text: str, control_tokens: Iterable[str] = ()) -> str:
     which tokenizers refuse, become U+FFFD.
     """
     tokens = tuple(control_tokens)
-    text = _defuse(_SURROGATE.sub("\ufffd", text.replace("\x00", "\ufffd")), tokens)
-    if not text.isascii():
-        # A tokenizer that normalises (NFKC) would turn look-alikes such as a full-width `＜` into the real thing.
-        folded = unicodedata.normalize("NFKC", text)
-        if _is_live(folded, tokens):
-            return _defuse(folded, tokens)
-    return text
+    text = text.replace("\x00", "\ufffd")
+    if text.isascii():
+        return _defuse(text, tokens)
+    text = _defuse(_SURROGATE.sub("\ufffd", text), tokens)
+    # A tokenizer that normalises (NFKC) would turn look-alikes such as a full-width `＜` into the real thing.
+    folded = unicodedata.normalize("NFKC", text)
+    return _defuse(folded, tokens) if _is_live(folded, tokens) else text
 
 
 def _defuse(text: str, tokens: tuple[str, ...]) -> str:
     text = _BLOCK_TAG.sub(lambda m: f"[{m[1]}{m[2]}{m[3]}]", text)
     pattern = _control_pattern(tokens)
+    if not _CONTROL.search(text) and not (pattern and pattern.search(text)):
+        return text
     for _ in range(4):  # breaking one token can, in contrived text, put another together
         broken = _CONTROL.sub(lambda m: m[0] + " ", text)
         if pattern:
@@ -204,20 +209,20 @@ def leader_messages(
 
     Rounds travel in the user message, because chat templates such as Qwen3's drop earlier `<think>` blocks.
     """
-    return _messages(template, template.system, _leader_parts(template, question, responses, last_output, ()))
+    last = None if last_output is None else defuse(last_output).strip()
+    parts = _leader_parts(template, defuse(question).strip(), [defuse(text).strip() for text in responses], last)
+    return _messages(template, template.system, parts)
 
 
-def _leader_parts(template, question, responses, last_output, tokens) -> list[str]:
-    parts = [_fill(template.question, question=defuse(question, tokens).strip())]
-    if responses:
-        blocks = [
-            _fill(template.response, number=str(number), text=defuse(text, tokens).strip())
-            for number, text in enumerate(responses, 1)
-        ]
+def _leader_parts(template: PromptTemplate, question: str, texts: Sequence[str], last: str | None) -> list[str]:
+    """The parts of a leader prompt out of texts that `defuse` has made harmless already."""
+    parts = [_fill(template.question, question=question)]
+    if texts:
+        blocks = [_fill(template.response, number=str(number), text=text) for number, text in enumerate(texts, 1)]
         parts.append(_fill(template.team, responses=template.separator.join(blocks)))
-    if last_output is not None:
-        parts.append(_fill(template.history, output=defuse(last_output, tokens).strip()))
-    parts.append(template.instruction_team if responses else template.instruction_solo)
+    if last is not None:
+        parts.append(_fill(template.history, output=last))
+    parts.append(template.instruction_team if texts else template.instruction_solo)
     return parts
 
 
@@ -256,49 +261,54 @@ class PromptRenderer:
         Longest responses are cut first, from their beginning. Raises UserError when frame, question and
         `MIN_RESPONSE_TOKENS` of each response do not fit.
         """
-        texts = [defuse(text, self.control_tokens).strip() for text in responses]
+        question, *texts = (defuse(text, self.control_tokens).strip() for text in (question, *responses))
         last = None if last_output is None else defuse(last_output, self.control_tokens).strip()
         prompt = self._text(question, texts, last)
-        # A token covers at least one byte, so a prompt of few bytes fits without being tokenized.
-        if len(prompt.encode()) <= self.max_prompt_tokens or self._count(prompt) <= self.max_prompt_tokens:
+        if self._surely_fits(prompt) or self._excess(prompt) <= 0:
             return prompt
         cuttable = texts if last is None else [*texts, last]
-        lengths = [self._count(text) for text in cuttable]
-        frame = self._text(question, [""] * len(texts), None if last is None else "")
-        taken = 0
+        tokens = _encode(self.tokenizer, cuttable)
+        lengths = [len(each) for each in tokens]
+        room = self._room(question, self._text(question, [""] * len(texts), None if last is None else ""), lengths)
         while True:
-            cut = [
-                keep_end(self.tokenizer, text, budget)
-                for text, budget in zip(cuttable, self._budgets(question, frame, lengths, taken))
-            ]
+            cut = [_end_of(self.tokenizer, *each) for each in zip(cuttable, tokens, share_budget(lengths, room))]
             prompt = self._text(question, cut[: len(texts)], None if last is None else cut[-1])
-            excess = self._count(prompt) - self.max_prompt_tokens
+            excess = self._excess(prompt)
             if excess <= 0:
                 return prompt
-            taken += excess  # pieces can tokenize to a few more tokens together than apart
+            room -= excess  # pieces can tokenize to a few more tokens together than apart
 
     def check_fits(self, question: str, team_size: int) -> None:
         """Raise UserError when this question cannot be rendered with `team_size` responses of any length."""
-        frame = self._text(question, [""] * team_size, None)
-        most = len(frame.encode()) + team_size * MIN_RESPONSE_TOKENS  # a token covers at least one byte
-        if most > self.max_prompt_tokens:
-            self._budgets(question, frame, [MIN_RESPONSE_TOKENS] * team_size)
+        frame = self._text(defuse(question, self.control_tokens).strip(), [""] * team_size, None)
+        if not self._surely_fits(frame, team_size * MIN_RESPONSE_TOKENS):
+            self._room(question, frame, [MIN_RESPONSE_TOKENS] * team_size)
 
-    def _budgets(self, question: str, frame: str, lengths: Sequence[int], taken: int = 0) -> list[int]:
-        """Tokens each text of these lengths may have beside `frame`, of which `taken` are not to be given out."""
-        room = self.max_prompt_tokens - self._count(frame) - taken
-        budgets = share_budget(lengths, room)
-        if room < 0 or any(b < min(n, MIN_RESPONSE_TOKENS) for b, n in zip(budgets, lengths)):
+    def _room(self, question: str, frame: str, lengths: Sequence[int]) -> int:
+        """Tokens left beside `frame` for texts of these lengths; UserError when too few for their endings."""
+        room = -self._excess(frame)
+        if room < sum(min(length, MIN_RESPONSE_TOKENS) for length in lengths):
             raise UserError(
                 f"a leader prompt cannot fit {self.max_prompt_tokens} tokens: the question {question[:60]!r} and the "
                 f"frame leave {max(room, 0)} for {len(lengths)} texts; raise --data.max_len or lower "
                 "--rollout.max_new_tokens"
             )
-        return budgets
+        return room
 
-    def _text(self, question: str, responses: Sequence[str], last_output: str | None) -> str:
-        parts = _leader_parts(self.template, question, responses, last_output, self.control_tokens)
-        messages = _messages(self.template, self.template.system, parts)
+    def _surely_fits(self, text: str, more: int = 0) -> bool:
+        """Whether `text` and `more` tokens fit whatever the tokenizer makes of the text: so it need not be asked.
+
+        A token covers at least one character of the normalised text, or one byte of it, and normalisation makes ASCII
+        no longer, but for one blank that some put in front. Other text can grow (NFC: 3 times, NFKC: 11 times).
+        """
+        return text.isascii() and len(text) + 1 + more <= self.max_prompt_tokens
+
+    def _excess(self, text: str) -> int:
+        """Tokens of `text` over the budget; negative: room."""
+        return count_tokens(self.tokenizer, text) - self.max_prompt_tokens
+
+    def _text(self, question: str, texts: Sequence[str], last: str | None) -> str:
+        messages = _messages(self.template, self.template.system, _leader_parts(self.template, question, texts, last))
         if self._frame is None:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self._frame[0] + messages[-1]["content"].strip() + self._frame[1]
@@ -318,9 +328,6 @@ class PromptRenderer:
         probe = "a {b} <c>\n\n'd' & {{ e }} \\boxed{f}"
         return (before, after) if found and before + probe + after == rendered(probe) else None
 
-    def _count(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
 
 def share_budget(lengths: Sequence[int], room: int) -> list[int]:
     """Split `room` tokens among texts of these lengths: short ones whole, the rest in equal parts (water filling)."""
@@ -334,16 +341,60 @@ def share_budget(lengths: Sequence[int], room: int) -> list[int]:
 
 
 def keep_end(tokenizer, text: str, max_tokens: int) -> str:
-    """The longest end of `text` of at most `max_tokens` tokens, begun with `…` where something was cut."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    if len(encoded["input_ids"]) <= max_tokens:
+    """An end of `text`, as long as `max_tokens` tokens allow, begun with `…` where something was cut."""
+    return _end_of(tokenizer, text, _encode(tokenizer, [text])[0], max_tokens)
+
+
+def _end_of(tokenizer, text: str, tokens: Encoding, max_tokens: int) -> str:
+    if len(tokens) <= max_tokens:
         return text
     mark = "… "
-    keep = max_tokens - len(tokenizer(mark, add_special_tokens=False)["input_ids"])
+    keep = max_tokens - count_tokens(tokenizer, mark)
     while keep > 0:
-        start = encoded["offset_mapping"][-keep][0]
-        cut = mark + text[start:].lstrip()
-        if len(tokenizer(cut, add_special_tokens=False)["input_ids"]) <= max_tokens:
+        cut = mark + text[tokens.token_to_chars(len(tokens) - keep)[0] :].lstrip()
+        excess = count_tokens(tokenizer, cut) - max_tokens
+        if excess <= 0:
             return cut
-        keep -= 1
+        keep -= excess
     return ""
+
+
+def count_tokens(tokenizer, text: str) -> int:
+    """How many tokens `tokenizer` makes of `text` as it stands, none added."""
+    core = _core(tokenizer)
+    if core is None:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(core.encode_batch_fast([text], add_special_tokens=False)[0])
+
+
+def _encode(tokenizer, texts: list[str]) -> list[Encoding]:
+    """The tokens of each text with their places in it. Raises UserError for a tokenizer that cannot tell them."""
+    core = _core(tokenizer)
+    if core is not None:
+        return core.encode_batch(texts, add_special_tokens=False)
+    encodings = tokenizer(texts, add_special_tokens=False).encodings
+    if encodings is None:
+        raise UserError(f"the tokenizer of {tokenizer.name_or_path!r} has no fast form: texts cannot be cut to fit")
+    return encodings
+
+
+def _core(tokenizer) -> Tokenizer | None:
+    """The Rust tokenizer inside one of Hugging Face's, which costs a quarter; None where it gives other tokens."""
+    core = _same_core(tokenizer)
+    if core is not None:
+        # Another's call of the Python wrapper may have left these set; it sets them anew in each call.
+        if core.truncation is not None:
+            core.no_truncation()
+        if core.padding is not None:
+            core.no_padding()
+        core.encode_special_tokens = tokenizer.split_special_tokens
+    return core
+
+
+@lru_cache(maxsize=8)
+def _same_core(tokenizer) -> Tokenizer | None:
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    probe = "".join(map(str, tokenizer.all_special_tokens)) + " A b\n\n 12 ½ <c> [d] \u2014 "
+    expected = tokenizer(probe, add_special_tokens=False)["input_ids"]  # also resets what `_core` resets
+    same = isinstance(core, Tokenizer) and core.encode(probe, add_special_tokens=False).ids == expected
+    return core if same else None

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from openrlhf_mlpo.checkpoints import check_checkpoint
 from openrlhf_mlpo.errors import UserError
 
 OPENRLHF_VERSION = "0.11.2"
@@ -167,8 +168,17 @@ def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
         )
     if args["rollout.max_new_tokens"] is None:
         raise UserError("--rollout.max_new_tokens is missing: it sets how much of --data.max_len a prompt may take")
+    if args["ds.lora.rank"] and (args["ds.zero_stage"] > 2 or args["ds.tensor_parallel_size"] > 1):
+        raise UserError(
+            "--ds.lora.rank needs --ds.zero_stage 2 or less and no --ds.tensor_parallel_size: adapters are "
+            "merged on each GPU before vLLM gets the weights"
+        )
+    if args["ds.load_in_4bit"]:
+        raise UserError("--ds.load_in_4bit: vLLM cannot take 4-bit weights from training; leave it out")
     args["data.prompt_dataset"] = args["mlpo.pool"]
     _check_pools(parsed)
+    if args["ckpt.load_enable"]:
+        check_checkpoint(args["ckpt.path"])
 
 
 def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> set[str]:
@@ -209,6 +219,10 @@ def register() -> None:
     ppo_trainer.PPOTrainer = ray.remote(trainer.MLPOTrainer)
     ppo_trainer_async.PPOTrainerAsync = ray.remote(trainer.MLPOTrainerAsync)
     ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(trainer.MLPOPolicyModelActor)
+    # train_ppo_ray runs as __main__ and imported this name when it was loaded, before it parsed its flags.
+    entry_point = sys.modules["__main__"]
+    if hasattr(entry_point, "PolicyModelActor"):
+        entry_point.PolicyModelActor = ppo_actor.PolicyModelActor
 
 
 def use_team_data(args) -> None:

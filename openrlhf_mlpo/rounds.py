@@ -128,20 +128,27 @@ class Player:
         def count(text: str) -> int:
             return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-        def size(texts: Sequence[str]) -> int:
+        def rendered(texts: Sequence[str]) -> str:
             messages = build(texts)
             if not getattr(self.tokenizer, "chat_template", None):
-                return count("\n".join(message["content"] for message in messages))
-            return count(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+                return "\n".join(message["content"] for message in messages)
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-        excess = size(texts) - self.max_prompt_tokens
+        prompt = rendered(texts)
+        # A token covers at least one ASCII character, and some tokenizers put one blank in front: a short prompt fits
+        # without being tokenized, which would cost more than all else here.
+        if prompt.isascii() and len(prompt) < self.max_prompt_tokens:
+            return texts
+        excess = count(prompt) - self.max_prompt_tokens
+        if excess <= 0:
+            return texts
         lengths = [count(text) for text in texts]
         room = sum(lengths)
         while excess > 0 and room > 0:
             room -= excess  # pieces can tokenize to a few more tokens together than apart, hence the loop
             budgets = share_budget(lengths, room)
             texts = [keep_end(self.tokenizer, text, budget) for text, budget in zip(texts, budgets, strict=True)]
-            excess = size(texts) - self.max_prompt_tokens
+            excess = count(rendered(texts)) - self.max_prompt_tokens
         return texts
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -43,25 +43,62 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean difference per question (questions are resampled: pairs stay).
-
-    The percentile method, because the bias-corrected one needs n x n memory. All differences equal: that value twice.
-    """
+    """95 % percentile bootstrap interval of the mean difference per question (questions are resampled: pairs stay)."""
     d = np.asarray(differences, dtype=float)
-    if len(d) == 0:
+    return stratified_interval([d / len(d)] if len(d) else [], seed)
+
+
+def stratified_interval(strata: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the sum of all values, each stratum resampled by itself.
+
+    Give each value its share of what is estimated: `d / n` for a mean, `d / n / runs` for a mean over runs. The
+    percentile method, because the bias-corrected one needs n x n memory. Nothing that varies: that value twice.
+    """
+    strata = [np.asarray(values, dtype=float) for values in strata]
+    if not sum(map(len, strata)):
         return float("-inf"), float("inf")
-    if len(d) == 1 or (d == d[0]).all():
-        return float(d[0]), float(d[0])
+    vary = [values for values in strata if (values != values[0]).any()]
+    fixed = float(sum(values.sum() for values in strata if (values == values[0]).all()))
+    if not vary:
+        return fixed, fixed
+
+    def total(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        return sum(sample.sum(axis=axis) for sample in samples)
+
     result = bootstrap(
-        (d,),
-        np.mean,
+        vary,
+        total,
         n_resamples=RESAMPLES,
         method="percentile",
-        batch=max(1, 2_000_000 // len(d)),  # bounds memory to some tens of MB
+        batch=max(1, 2_000_000 // sum(map(len, vary))),  # bounds memory to some tens of MB
         rng=np.random.default_rng(seed),
         vectorized=True,
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    # Rounded, because a sum of shares that cancel leaves some 1e-18, and an end at 0 must not pass for one above it.
+    low, high = result.confidence_interval
+    return round(fixed + float(low), 12), round(fixed + float(high), 12)
+
+
+def sign_flip(shares: Sequence[float], seed: int = 0) -> float:
+    """Two-sided p of no difference, from the sum of paired differences under random changes of their signs.
+
+    scipy's permutation test of paired samples. With one pair per question and no weights it is McNemar's test; unlike
+    it, it takes the mean of a question's several pairs. At least 2 / (resamples + 1) where not all signs can be tried.
+    """
+    moved = np.asarray(shares, dtype=float)
+    moved = moved[moved != 0]
+    if len(moved) < 2:  # either sign is as likely; scipy asks for two
+        return 1.0
+    test = permutation_test(
+        (moved,),
+        lambda sample, axis=-1: np.round(sample.sum(axis=axis), 12),  # equal sums must tie
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        batch=max(1, 2_000_000 // len(moved)),
+        rng=np.random.default_rng(seed),
+        vectorized=True,
+    )
+    return float(min(1.0, test.pvalue))
 
 
 def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:

@@ -18,6 +18,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.utils.loss_utils import get_loss_batch_info
 
 from openrlhf_mlpo import register
+from openrlhf_mlpo.lora import merged_actor
 
 
 class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
@@ -36,6 +37,16 @@ class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
             length = self.args.rollout.max_new_tokens or self.args.data.max_len
             loss_batch_info = constant_loss_norm(loss_batch_info, length)
         return super().training_step(experience, kl_ctl, step, loss_batch_info)
+
+    def broadcast_to_vllm(self):
+        """Send vLLM the new weights; of a LoRA leader the merged ones, which OpenRLHF 0.11.2 cannot do."""
+        actor = self.actor
+        try:
+            if self.args.ds.lora.rank:
+                self.actor = merged_actor(actor)
+            super().broadcast_to_vllm()
+        finally:
+            self.actor = actor
 
 
 def constant_loss_norm(loss_batch_info: dict, length: int) -> dict:

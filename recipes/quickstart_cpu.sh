@@ -4,6 +4,7 @@
 #   bash recipes/quickstart_cpu.sh              # some 20 minutes on 2 cores, after a set-up of 5 minutes the first time
 #   bash recipes/quickstart_cpu.sh --smoke      # the same path in a few steps; its accuracies mean nothing
 #   bash recipes/quickstart_cpu.sh --seed 1 --dir runs/seed1
+#   bash recipes/quickstart_cpu.sh --ablations  # also MLPO without SFT: some 6 minutes more
 #   bash recipes/quickstart_cpu.sh --dry-run    # prints the commands
 #
 # Watch: "reward" beside the mlpo bar, the share of the leader's answers that are right. Expect: DIR/report/report.md, with
@@ -15,8 +16,8 @@
 #
 # Deviations from the paper (arXiv 2507.08960):
 #   1. Models of 0.1 to 1 million parameters trained here, on generated questions in the form of three BBH tasks.
-#   2. The leader's warm start imitates made-up traces (recipes/quickstart/leader_data.py), as such a model cannot
-#      produce its own.
+#   2. The leader first learns to speak from made-up rows (recipes/quickstart/leader_data.py), as an instruct model of
+#      that size does not exist; its warm start is then built from its own outputs, as in the GPU recipes.
 #   3. A share of the training prompts is solo (--mlpo.solo_fraction), so that a leader this small stays able to work
 #      alone; the paper does not say whether it does the same.
 #   4. Learning rate, group size and batch sizes are ours. Leaders are evaluated as they are trained, sampling at
@@ -24,7 +25,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-SEED=0 DIR="" SMOKE=0 DRY=0
+SEED=0 DIR="" SMOKE=0 DRY=0 ABLATIONS=0
 usage() { sed -n '2,/^set -euo/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
 fail() { echo "error: $*" >&2; exit 2; }
 while (($#)); do
@@ -32,6 +33,7 @@ while (($#)); do
     --seed) [[ ${2-} =~ ^[0-9]+$ ]] || fail "--seed takes a number"; SEED=$2; shift 2 ;;
     --dir) [[ -n ${2-} ]] || fail "--dir takes a folder"; DIR=$2; shift 2 ;;
     --smoke) SMOKE=1; shift ;;
+    --ablations) ABLATIONS=1; shift ;;
     --dry-run) DRY=1; shift ;;
     -h | --help) usage; exit 0 ;;
     *) fail "unknown option $1; see --help" ;;
@@ -40,10 +42,11 @@ done
 DIR=${DIR:-runs/quickstart$( ((SMOKE)) && echo _smoke || true)}
 
 if ((SMOKE)); then
-  N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 LEADER_ROWS=640 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4 ROUNDS=2 SAMPLES=2
+  N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 BASE_ROWS=640 SFT_ROWS=128 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4 ROUNDS=2
+  SAMPLES=2 UNSEEN_TEST=20
 else
-  N_TRAIN=${N_TRAIN:-1400} N_TEST=${N_TEST:-900} AGENT_ROWS=${AGENT_ROWS:-12800} LEADER_ROWS=${LEADER_ROWS:-12800}
-  EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=4
+  N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-750} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-12800}
+  SFT_ROWS=${SFT_ROWS:-3600} UNSEEN_TEST=250 EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=4
 fi
 REAL_ROWS=${REAL_ROWS:-../shared/data/bbh_sample.jsonl}
 MAX_LEN=448 MAX_NEW_TOKENS=80
@@ -63,10 +66,10 @@ stage() {
 # Questions: the team learns from one split, the leader from another, and neither sees the test.
 stage train-questions $PY $Q/questions.py --split train --n $N_TRAIN --seed $SEED --out "$DIR/train.jsonl"
 stage test-questions $PY $Q/questions.py --split test --n $N_TEST --seed $SEED --out "$DIR/test.jsonl"
-stage models $PY $Q/models.py --out "$DIR/models" --seed $SEED
+stage models $PY $Q/models.py --out "$DIR/models" --agents 7 --seed $SEED
 
 # A team of three, each taught another mixture of the tasks; frozen from here on.
-stage agents bash $Q/agents.sh "$DIR" $AGENT_ROWS $MAX_LEN $SEED
+stage agents bash $Q/agents.sh "$DIR" $AGENT_ROWS $MAX_LEN $SEED 1 2 3
 if ! ((DRY)); then
   cat > "$DIR/team.yaml" <<EOF
 defaults:
@@ -78,25 +81,40 @@ agents:
   - {name: agent_2, model: $DIR/agents/agent_2}
   - {name: agent_3, model: $DIR/agents/agent_3}
 EOF
+  {
+    sed '/^agents:/q' "$DIR/team.yaml"
+    for agent in 4 5 6 7; do echo "  - {name: agent_$agent, model: $DIR/agents/agent_$agent}"; done
+    for agent in 4 5 6 7; do
+      echo "  - {name: agent_${agent}_cool, model: $DIR/agents/agent_$agent, sampling: {temperature: 0.5}}"
+    done
+  } > "$DIR/team_unseen.yaml"
 fi
 stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$DIR/train.jsonl" --task bbh --team "$DIR/team.yaml" \
   --samples $SAMPLES --template compact --seed $SEED --out "$DIR/pool"
 
-# Warm start: OpenRLHF's SFT on traces over the pool's responses.
-stage leader-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $LEADER_ROWS --seed $SEED \
-  --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/leader_sft.jsonl"
-stage warm-start $PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft \
-  --model.model_name_or_path "$DIR/models/leader" --ckpt.output_dir "$DIR/leader_0" --ckpt.path "$DIR/ckpt/sft" \
-  --data.dataset "$DIR/leader_sft.jsonl" --data.input_key input --data.output_key output --data.input_template "{}" \
-  --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size 32 --train.micro_batch_size 32 \
-  --adam.lr 2e-3 --train.seed $((SEED + 1))
+# The leader learns to speak: the output form, to follow some agent, to work alone. Then its warm start: traces that turn
+# back, composed from its own right and wrong outputs, and OpenRLHF's SFT on them.
+sft() { # name, model, data, learning rate
+  stage "$1" $PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft \
+    --model.model_name_or_path "$2" --ckpt.output_dir "$DIR/leaders/$1" --ckpt.path "$DIR/ckpt/$1" \
+    --data.dataset "$3" --data.input_key input --data.output_key output --data.input_template "{}" \
+    --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size 32 --train.micro_batch_size 32 \
+    --adam.lr "$4" --train.seed $((SEED + 1))
+}
+stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $BASE_ROWS --seed $SEED \
+  --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"
+sft base "$DIR/models/leader" "$DIR/base.jsonl" 2e-3
+stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/base" --out "$DIR/sft" \
+  --template compact --phrases $Q/phrases.yaml --draws 3 --samples $SAMPLES --solo_fraction 0.4 --n $SFT_ROWS \
+  --max_len $MAX_LEN --max_new_tokens $MAX_NEW_TOKENS --seed $SEED
+sft sft "$DIR/leaders/base" "$DIR/sft/train.jsonl" 1e-3
 
 # MLPO, and plain GRPO without a team on the same questions, number of rollouts, objective and settings.
-train() { # name, solo fraction
-  local name=$1 solo=$2
+train() { # name, leader to start from, solo fraction
+  local name=$1 start=$2 solo=$3
   # The pool and prompts; the rest are OpenRLHF's own flags.
   MLPO=(--mlpo.pool "$DIR/pool" --mlpo.template compact --mlpo.solo_fraction "$solo" --mlpo.loss_norm constant)
-  MODEL=(--actor.model_name_or_path "$DIR/leader_0" --reward.remote_url reward_fns/auto_reward.py)
+  MODEL=(--actor.model_name_or_path "$DIR/leaders/$start" --reward.remote_url reward_fns/auto_reward.py)
   LENGTHS=(--data.max_len $MAX_LEN --rollout.max_new_tokens $MAX_NEW_TOKENS)
   ROLLOUT=(--vllm.num_engines 1 --vllm.enable_prefix_caching --rollout.batch_size $ROLLOUT_PROMPTS
     --rollout.n_samples_per_prompt $GROUP --rollout.micro_batch_size 64)
@@ -107,20 +125,35 @@ train() { # name, solo fraction
   stage "$name" $PY -m openrlhf_mlpo.cli.train_mlpo_ray "${MLPO[@]}" "${MODEL[@]}" "${LENGTHS[@]}" "${ROLLOUT[@]}" \
     "${UPDATE[@]}" "${OUTPUT[@]}"
 }
-train mlpo 0.4
-train grpo 1.0
+train mlpo sft 0.4
+train grpo sft 1.0
+LEADERS=(--leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft")
+OTHERS=(--leader base="$DIR/leaders/base" --leader grpo="$DIR/leaders/grpo")
+if ((ABLATIONS)); then
+  train mlpo_no_sft base 0.4
+  OTHERS+=(--leader mlpo_no_sft="$DIR/leaders/mlpo_no_sft")
+fi
 
-stage evaluate $PY eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leader_0" \
-  --leader grpo="$DIR/leaders/grpo" --leader_methods grpo=leader_solo --team "$DIR/team.yaml" \
-  --questions "$DIR/test.jsonl" --task bbh --template compact --rounds $ROUNDS --max_new_tokens $MAX_NEW_TOKENS \
-  --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle --temperature 1 --seed $SEED --out "$DIR/eval"
+# 'untrained' is the leader after SFT, before MLPO; 'base' the one before SFT.
+EVALUATE=($PY eval/evaluate.py --task bbh --template compact --max_new_tokens $MAX_NEW_TOKENS --temperature 1
+  --seed $SEED)
+stage evaluate "${EVALUATE[@]}" "${LEADERS[@]}" "${OTHERS[@]}" --team "$DIR/team.yaml" --questions "$DIR/test.jsonl" \
+  --rounds $ROUNDS --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle --out "$DIR/eval"
+REPORTS=("$DIR/eval")
+
+# A team that the leader never saw, of 1, 3, 5 and 8 agents: four other models, each at two temperatures.
+stage unseen-agents bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 2)) $MAX_LEN $SEED 4 5 6 7
+stage evaluate-unseen "${EVALUATE[@]}" "${LEADERS[@]}" --team "$DIR/team_unseen.yaml" --questions "$DIR/test.jsonl" \
+  --limit $UNSEEN_TEST --rounds 2 --methods leader_team,agent,majority_vote,best_agent,oracle --team_size 1,3,5,8 \
+  --label "unseen team" --out "$DIR/eval_unseen"
+for k in 1 3 5 8; do REPORTS+=("$DIR/eval_unseen/k$k"); done
+
 # The same leader on real rows of the same tasks, where a file of them is at hand.
 if [[ -f $REAL_ROWS ]]; then
   stage real-rows $PY $Q/real_rows.py --rows "$REAL_ROWS" --out "$DIR/real.jsonl"
-  stage evaluate-real $PY eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leader_0" \
-    --team "$DIR/team.yaml" --questions "$DIR/real.jsonl" --task bbh --template compact --rounds $ROUNDS --drop_long \
-    --max_new_tokens $MAX_NEW_TOKENS --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle \
-    --temperature 1 --seed $SEED --label "real BBH rows" --out "$DIR/eval_real"
+  stage evaluate-real "${EVALUATE[@]}" "${LEADERS[@]}" --team "$DIR/team.yaml" --questions "$DIR/real.jsonl" \
+    --rounds $ROUNDS --drop_long --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle \
+    --label "real BBH rows" --out "$DIR/eval_real"
 fi
-stage report $PY eval/report.py "$DIR/eval" --training "$DIR/tensorboard" --out "$DIR/report"
+stage report $PY eval/report.py "${REPORTS[@]}" --training "$DIR/tensorboard" --out "$DIR/report"
 ((DRY)) || $PY $Q/summary.py --dir "$DIR"

@@ -9,7 +9,7 @@ from openrlhf_mlpo import cpu
 
 cpu.activate() if cpu.use_cpu() else None
 
-from openrlhf_mlpo.dataset import TeamPromptDataset, keep_questions, make_draw, make_label, shown  # noqa: E402
+from openrlhf_mlpo.dataset import TeamPromptDataset, keep_questions, make_draw, make_label, read_row, shown  # noqa: E402
 from openrlhf_mlpo.errors import UserError  # noqa: E402
 from openrlhf_mlpo.pool import keep_question, open_pool  # noqa: E402
 from tests.small import AGENTS, make_pool, make_rows  # noqa: E402
@@ -94,7 +94,7 @@ def test_items_are_what_openrlhf_expects(pool, tokenizer):
     for source, prompt, text in zip(sources, prompts, labels):
         label = json.loads(text)
         assert label["task"] == "bbh"
-        assert ("agents_correct" in label) == ("agent 1 :" in prompt) == (source == "bbh_team")
+        assert ("agents_correct" in label) == ("agent 1" in prompt) == (source == "bbh_team")
         assert prompt.endswith("<|im_start|> assistant ")
         assert "<answer>" not in prompt, "agents' answer tags must not stand in a prompt as they are"
 
@@ -128,6 +128,13 @@ def test_filter_on_columns_equals_the_rule(pool, threshold):
     assert keep_questions(rows.select([5, 3, 9]), threshold).tolist() == [expected[i] for i in (5, 3, 9)]
 
 
+def test_a_row_read_from_arrow_is_the_row(pool):
+    rows = open_pool(pool)
+    for dataset, index in ((rows, 0), (rows, 39), (rows.select([7, 3, 9]), 1)):
+        expected, row = dataset[index], read_row(dataset.with_format("arrow")[index])
+        assert row == {**expected, "responses": [{k: r[k] for k in row["responses"][0]} for r in expected["responses"]]}
+
+
 def test_nothing_left_is_one_clear_line(pool, tokenizer):
     with pytest.raises(UserError, match="no question is left.*--mlpo.drop_correct"):
         TeamPromptDataset(open_pool(pool), tokenizer, strategy(pool, drop_correct=0.001))
@@ -138,7 +145,7 @@ def test_show_answer_only(pool, tokenizer):
     draw = make_draw(row["responses"], row["id"], seed=0, episode=0)
     assert set(shown(draw, "answer")) <= {"true", "false", "True", "False"}
     dataset = TeamPromptDataset(open_pool(pool), tokenizer, strategy(pool, show="answer"))
-    assert " says " not in dataset[0][1]
+    assert not any(f"{agent} says" in dataset[0][1] for agent in AGENTS)
 
 
 def test_label_carries_what_reward_and_metrics_need():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts import (
     PromptRenderer,
+    PromptTemplate,
     agent_messages,
     control_tokens,
     defuse,
@@ -128,7 +129,8 @@ response = st.lists(word, max_size=120).map(" ".join)
 @given(responses=st.lists(response, max_size=5), last=st.none() | response, budget=st.integers(180, 400))
 def test_prompt_never_exceeds_its_budget(tokenizer, responses, last, budget):
     """Any lengths: it fits, the question is whole, and every text's end is there."""
-    renderer = PromptRenderer(tokenizer, load_template("compact"), budget)
+    template = PromptTemplate(name="test", response="agent {number} : {text}", history="leader : {output}")
+    renderer = PromptRenderer(tokenizer, template, budget)
     question = "not ( True ) and False or yes is"
     ends = [f"[answer] {n % 2 == 0} [/answer]" for n in range(len(responses) + (last is not None))]
     given_texts = [f"{text} {end}" for text, end in zip([*responses, *([last] if last is not None else [])], ends)]

@@ -10,9 +10,12 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from eval.analysis import by_round, comparisons, load_run, over_runs, system_name, verdict
+from eval import claims as compared
+from eval.analysis import backtracking, by_round, load_run, system_name
+from eval.claims import comparisons, over_runs, verdict
 from eval.evaluate import evaluate, write_jsonl
 from eval.html_report import by_interest, to_html
 from eval.markdown_report import p_value, table
@@ -82,10 +85,10 @@ def test_numbers_are_those_of_the_rows(folder, reported):
 
 def test_comparisons_pair_the_same_questions(folder):
     made = {c.name: c for c in comparisons(load_run(folder))}
-    assert {c.claim for c in made.values()} == {"", "a", "b", "c", "d"}
+    assert {c.claim for c in made.values()} == {"", "a", "a, one round", "b", "c", "d"}
     assert not any("oracle" in name for name in made)
-    few = made["leader_team[mlpo] - majority_vote, at most a third of the agents right"]
-    assert len(few.a) < 60 and few.b.mean() < 0.5
+    assert made["leader_team[mlpo] - majority_vote, no agent right"].b.sum() == 0
+    assert 0 < len(made["leader_team[mlpo] - leader_team[untrained], one agent right"].a) < 60
     for c in made.values():
         assert list(c.a.index) == list(c.b.index)
 
@@ -127,7 +130,15 @@ def test_the_same_results_give_the_same_report(folder, reported, tmp_path):
 def test_markdown_names_seed_command_and_plots(reported):
     text = (reported / "report.md").read_text()
     assert "python3 eval/evaluate.py --seed 0" in text and "## team, seed 0" in text and "(comparison.png)" in text
-    for heading in ("The claims", "Accuracy and cost", "Paired comparisons", "By round", "By number of correct agents"):
+    sections = (
+        "The claims",
+        "Accuracy and cost",
+        "Paired comparisons",
+        "By round",
+        "Backtracking",
+        "By number of correct",
+    )
+    for heading in sections:
         assert heading in text
 
 
@@ -144,7 +155,132 @@ def test_seeds_are_pooled_and_teams_stand_side_by_side(tmp_path):
     out = tmp_path / "report"
     main([*map(str, folders), "--out", str(out)])
     text = (out / "report.md").read_text()
-    assert "seeds 0, 1, 2 together" in text and "other team, seed 0" in text and (out / "across.png").exists()
+    assert "team: 3 runs together" in text and "other team, seed 0" in text and (out / "across.png").exists()
+    found = json.loads((out / "report.json").read_text())
+    claims = found["groups"][0]["claims"]
+    assert list(claims) == ["a", "a, one round", "b", "c", "d"]
+    assert all(len(claim["runs"]) == 3 and claim["together"] for claim in claims.values())
+    (beats,) = (c for c in claims["a"]["comparisons"] if c["name"] == "leader_team[mlpo] - majority_vote")
+    assert [test["diff"] for test in beats["runs"]] == pytest.approx(pooled["diffs"])
+    assert beats["together"]["verdict"] == verdict(*beats["together"]["ci95"])
+    rows = {row["run"]: row for row in found["teams"]}
+    assert [rows[name]["shared"] for name in ("team, seed 0", "other team, seed 0")] == [3, 0]
+    assert rows["team: 3 runs together"]["rounds"] == pytest.approx(
+        np.mean([rows[f"team, seed {seed}"]["rounds"] for seed in (0, 1, 2)], axis=0)
+    )
+
+
+def two_runs(differences: list[list[float]], ids: list[list[str]]) -> dict:
+    """What `over_runs` says of runs with these differences (1, 0, -1) on these questions."""
+
+    class Seed:
+        seed = 0
+
+        def __init__(self, d, names):
+            self.made = pd.Series(d, index=names, dtype=float)
+
+    def make(run):
+        return [compared.Comparison("x", "a", run.made, run.made * 0)]
+
+    (found,) = over_runs([Seed(d, names) for d, names in zip(differences, ids, strict=True)], make)
+    return found
+
+
+def test_runs_weigh_the_same_and_are_resampled_apart():
+    """Other questions: the mean of the runs' means, and the standard error of a stratified sample."""
+    rng = np.random.default_rng(0)
+    many, few = rng.choice([1.0, 0.0], 400).tolist(), rng.choice([0.0, -1.0], 100).tolist()
+    found = two_runs([many, few], [[f"a{i}" for i in range(400)], [f"b{i}" for i in range(100)]])
+    assert found["diff"] == pytest.approx((np.mean(many) + np.mean(few)) / 2) and found["n"] == 500
+    half = 1.96 / 2 * np.sqrt(np.var(many) / 400 + np.var(few) / 100)
+    assert found["ci95"] == pytest.approx((found["diff"] - half, found["diff"] + half), abs=0.006)
+
+
+def test_shared_questions_move_all_runs_at_once():
+    rng = np.random.default_rng(1)
+    d = rng.choice([1.0, 0.0, -1.0], 200).tolist()
+    names = [f"q{i}" for i in range(200)]
+    same = two_runs([d, d], [names, names])
+    apart = two_runs([d, d], [names, [f"r{i}" for i in range(200)]])
+    width = {key: np.diff(found["ci95"])[0] for key, found in (("same", same), ("apart", apart))}
+    assert width["same"] == pytest.approx(width["apart"] * np.sqrt(2), rel=0.1)
+    assert (same["n"], apart["n"]) == (200, 400) and same["p"] > apart["p"]
+    half_shared = two_runs([d, d], [names, names[:100] + [f"r{i}" for i in range(100)]])
+    assert width["apart"] < np.diff(half_shared["ci95"])[0] < width["same"]
+
+
+def test_a_claim_holds_where_each_part_does():
+    def parts(*verdicts):
+        return [{"verdict": word} for word in verdicts]
+
+    assert compared.combined("a", parts("holds", "holds", "holds")) == "holds"
+    assert compared.combined("a", parts("holds", "not shown", "holds")) == "not shown"
+    assert compared.combined("a", parts("holds", "not shown", "does not hold")) == "does not hold"
+    assert compared.combined("c", parts("holds")) == "holds (1 of 2 parts tested)"
+    assert compared.combined("b", []) == "not tested"
+
+
+def test_steps_of_training(tmp_path):
+    """Any number of leaders; those with known names are compared with what they were trained from."""
+    names = ("mlpo", "untrained", "base", "grpo", "mlpo_no_sft", "other")
+    leaders = [fake.leader(name, 0.9 - 0.1 * i, 0.7 - 0.1 * i) for i, name in enumerate(names)]
+    config = Config(methods=("leader_team", "leader_solo"), rounds=1, template=load_template("compact"))
+    evaluate(config, fake.team("ann", "bob", "cat"), leaders, fake.questions(40), tmp_path / "run", manifest={})
+    run = load_run(tmp_path / "run")
+    rows = compared.steps([run])
+    team = [(row["leader"], row["against"]) for row in rows if row["method"] == "leader_team"]
+    assert team == [
+        ("base", ""), ("untrained", "base"), ("grpo", "untrained"), ("mlpo_no_sft", "base"), ("mlpo", "untrained"),
+        ("mlpo", "grpo"), ("mlpo", "mlpo_no_sft"), ("mlpo", "base"), ("other", ""),
+    ]  # fmt: skip
+    step = next(row for row in rows if (row["method"], row["leader"]) == ("leader_solo", "untrained"))
+    a, b = run.table["leader_solo[untrained]"], run.table["leader_solo[base]"]
+    assert step["what"] == "after SFT" and step["accuracy"] == [pytest.approx(a.mean())]
+    assert step["runs"][0]["diff"] == pytest.approx((a - b).mean()) and step["together"] is None
+    main([str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    assert "leader_solo[mlpo]: SFT + MLPO" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_backtracking_is_counted(tmp_path):
+    def reply(content, seed):
+        text = fake.lead(0.9, 0.6, content, seed)
+        return text.replace("</think>", "wait , look again </think>") if seed % 2 or "What is 3" in content else text
+
+    config = Config(methods=("leader_team", "leader_solo"), rounds=2, template=load_template("compact"))
+    run = evaluate_one(config, fake.player("mlpo", reply), tmp_path)
+    found = backtracking(run)
+    assert [point["round"] for point in found["leader_team[mlpo]"]] == [0, 1]
+    assert [point["round"] for point in found["leader_solo[mlpo]"]] == [0]
+    texts = [json.loads(line) for line in (tmp_path / "transcripts.jsonl").read_text().splitlines()]
+    solo = [told["turns"][0] for told in texts if told["method"] == "leader_solo"]
+    turned = [turn for turn in solo if "look again" in turn["text"]]
+    (point,) = found["leader_solo[mlpo]"]
+    assert point["revised"]["accuracy"] == len(turned) / len(solo) > 0
+    assert point["right"]["accuracy"] == pytest.approx(np.mean([turn["correct"] for turn in turned]))
+    assert point["right"]["n"] + point["others"]["n"] == len(solo)
+    assert summarise(run)["backtracking"] == found
+
+
+def evaluate_one(config, leader, folder):
+    evaluate(config, fake.team("ann", "bob", "cat"), [leader], fake.questions(40), folder, manifest={})
+    return load_run(folder)
+
+
+def test_team_sizes_and_an_unseen_team_beside_the_main_run(folder, tmp_path):
+    unseen = tuple(fake.SKILL)[3:] + ("ann",)
+    runs = [folder]
+    for k in (1, 3, 6):
+        runs.append(make_run(tmp_path / f"k{k}", n=30, team=unseen[:k], label=f"unseen K={k}"))
+    out = tmp_path / "out"
+    main([*map(str, runs), "--out", str(out)])
+    rows = json.loads((out / "report.json").read_text())["teams"]
+    assert [(row["run"], row["team_size"], row["shared"], row["n"]) for row in rows] == [
+        ("team, seed 0", 3, 3, 60), ("unseen K=1, seed 0", 1, 0, 30), ("unseen K=3, seed 0", 3, 0, 30),
+        ("unseen K=6, seed 0", 6, 1, 30),
+    ]  # fmt: skip
+    assert all(row["differences"]["majority_vote"]["ci95"] for row in rows)
+    text = (out / "report.md").read_text()
+    assert "## Teams and team sizes" in text and "| unseen K=3, seed 0 | 3 | 0 of 3 |" in text
 
 
 def test_pooling_does_not_count_a_question_twice(folder):
@@ -154,7 +290,7 @@ def test_pooling_does_not_count_a_question_twice(folder):
 
 
 @pytest.mark.parametrize(
-    ("ends", "word"), [((0.01, 0.2), "holds"), ((-0.1, 0.0), "open"), ((-0.2, -0.1), "the contrary")]
+    ("ends", "word"), [((0.01, 0.2), "holds"), ((-0.1, 0.0), "not shown"), ((-0.2, -0.1), "does not hold")]
 )
 def test_verdict(ends, word):
     assert verdict(*ends) == word

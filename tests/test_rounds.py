@@ -104,22 +104,18 @@ def test_seconds_are_shared_out():
     assert sum(turn.seconds for samples in turns for turn in samples) == pytest.approx(0.008)
 
 
-class Words:
-    """A tokenizer of words, enough to fit prompts with."""
+def words():
+    """A tokenizer of words without a chat template, enough to fit prompts with."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    chat_template = None
-
-    def __call__(self, text, add_special_tokens=False, return_offsets_mapping=False):
-        spans, end = [], 0
-        for word in text.split():
-            start = text.index(word, end)
-            end = start + len(word)
-            spans.append((start, end))
-        return {"input_ids": list(range(len(spans))), "offset_mapping": spans}
+    core = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
 
 
 def test_what_an_agent_is_shown_is_cut_to_fit():
-    agent = Player("ann", generate=None, tokenizer=Words(), max_prompt_tokens=30)
+    agent = Player("ann", generate=None, tokenizer=words(), max_prompt_tokens=30)
     long = " ".join(f"w{i}" for i in range(200))
     content = agent.agent_prompt(COMPACT, "What is 1 + 2?", long + " end", "leader says 3")[-1]["content"]
     assert len(content.split()) <= 30
@@ -127,6 +123,16 @@ def test_what_an_agent_is_shown_is_cut_to_fit():
     assert agent.agent_prompt(COMPACT, "q", "own", "lead") == Player("x", None).agent_prompt(
         COMPACT, "q", "own", "lead"
     )
+
+
+def test_texts_that_fit_are_not_tokenized():
+    def never(*args, **kwargs):
+        raise AssertionError("tokenized")
+
+    never.chat_template = None
+    agent = Player("ann", generate=None, tokenizer=never, max_prompt_tokens=300)
+    shown = agent.agent_prompt(COMPACT, "What is 1 + 2?", "I say 3", "leader says 3")
+    assert shown == Player("x", None).agent_prompt(COMPACT, "What is 1 + 2?", "I say 3", "leader says 3")
 
 
 def test_system_message_of_an_agent():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from openrlhf_mlpo.stats import bootstrap_interval, holm, mcnemar, paired, wilson
+from openrlhf_mlpo.stats import bootstrap_interval, holm, mcnemar, paired, sign_flip, stratified_interval, wilson
 
 
 # Newcombe 1998, Statistics in Medicine 17:857-872, Table I, method 3 (score, no continuity correction).
@@ -84,6 +84,36 @@ def test_bootstrap_depends_on_the_seed_alone():
 @pytest.mark.parametrize(("d", "interval"), [([0.0] * 9, (0.0, 0.0)), ([1.0], (1.0, 1.0)), ([], (-np.inf, np.inf))])
 def test_bootstrap_of_what_does_not_vary(d, interval):
     assert bootstrap_interval(d) == interval
+
+
+def test_stratified_interval_is_that_of_independent_samples():
+    """A sum over strata: its standard error is the root of the sum of the strata's squares."""
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(0.1, 1, 300), rng.normal(0.3, 2, 200)
+    low, high = stratified_interval([a / 300, b / 200], seed=1)
+    half = 1.96 * np.sqrt(a.var() / 300 + b.var() / 200)
+    assert (low, high) == pytest.approx((a.mean() + b.mean() - half, a.mean() + b.mean() + half), abs=0.02)
+    assert stratified_interval([a / 300], seed=5) == bootstrap_interval(a, seed=5)
+    assert stratified_interval([[0.5], [0.1, 0.1]]) == (0.7, 0.7)
+
+
+def test_shares_that_cancel_do_not_pass_for_a_difference():
+    d = np.array([1.0, -1.0] * 3 + [0.0] * 893)
+    low, high = stratified_interval([d / len(d) / 3] * 3)
+    assert low < 0 < high
+    assert bootstrap_interval(np.array([1.0] + [0.0] * 899))[0] == 0.0
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(1, 7), (6, 6), (9, 2), (0, 5), (1, 0), (0, 0)])
+def test_sign_flip_is_mcnemars_exact_test(only_a, only_b):
+    a, b = outcomes(3, only_a, only_b, 4)
+    assert sign_flip((a - b) / 17) == pytest.approx(mcnemar(a, b))
+
+
+def test_sign_flip_of_many():
+    a, b = outcomes(794, 150, 120, 570)
+    assert sign_flip(a - b, seed=3) == pytest.approx(mcnemar(a, b), abs=0.02)
+    assert sign_flip(a - b, seed=3) == sign_flip(a - b, seed=3)
 
 
 def test_paired():

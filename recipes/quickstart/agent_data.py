@@ -1,9 +1,10 @@
-"""Make the training rows of the quickstart's three agents, for `openrlhf.cli.train_sft`.
+"""Make the training rows of the quickstart's agents, for `openrlhf.cli.train_sft`.
 
     python3 recipes/quickstart/agent_data.py --agent 1 --n 20000 --seed 0 --out runs/quickstart/agent_1.jsonl
 
 Writes JSON Lines {"input": ..., "output": ...}. Each agent sees its own mixture of the three tasks and has its own
 phrasing, so each is good at something else; what it gets wrong, it gets wrong because it learned too little of it.
+Agents 1 to 3 are the team; 4 to 7 make the one that the leader never meets in training.
 All rows end right and come from the `agents` split, which neither the leader nor the test ever sees.
 
 A share of the rows (--revise) has the form of a later round: the question, a last response of the agent and a last
@@ -20,27 +21,30 @@ import random
 from pathlib import Path
 
 import questions as q
+from leader_data import follow, output
 
 from openrlhf_mlpo.errors import run_cli
+from openrlhf_mlpo.prompts import defuse
 
 # One entry an agent: how it puts its answer, and how much of each task (in questions.MAKERS' order) it is taught.
 PHRASES = (
     "I think it is <answer> {} </answer>",
     "my result : <answer> {} </answer>",
     "so we get <answer> {} </answer>",
+    "it must be <answer> {} </answer>",
+    "here : <answer> {} </answer>",
+    "I say <answer> {} </answer>",
+    "the answer is <answer> {} </answer>",
 )
-MIXTURES = ((0.80, 0.10, 0.10), (0.08, 0.84, 0.08), (0.10, 0.10, 0.80))
+_THIRD = 1 / 3
+MIXTURES = (
+    (0.80, 0.10, 0.10), (0.08, 0.84, 0.08), (0.10, 0.10, 0.80),
+    (0.70, 0.15, 0.15), (0.15, 0.70, 0.15), (0.15, 0.15, 0.70), (_THIRD, _THIRD, _THIRD),
+)  # fmt: skip
 SKILL = 0.8  # how often the leader's output in a revise row is right
 
 
-def squares(text: str) -> str:
-    """Tags as a prompt shows them: <answer> becomes [answer]."""
-    for tag in ("think", "answer"):
-        text = text.replace(f"<{tag}>", f"[{tag}]").replace(f"</{tag}>", f"[/{tag}]")
-    return text
-
-
-def rows(agent: int, seed: int, revise: float, leader_texts=None):  # noqa: ANN001, ANN201
+def rows(agent: int, seed: int, revise: float):  # noqa: ANN201
     """Endless {"input", "output"} rows of agent number `agent` (from 1)."""
     rng = random.Random(f"agent-{agent}-{seed}")
     say, mixture = PHRASES[agent - 1], MIXTURES[agent - 1]
@@ -55,32 +59,23 @@ def rows(agent: int, seed: int, revise: float, leader_texts=None):  # noqa: ANN0
             own_skill = max(mixture) if mixture[list(streams).index(subtask)] == max(mixture) else 0.4
             own = gold if rng.random() < own_skill else rng.choice(seen[subtask] or [gold])
             led = gold if rng.random() < SKILL else rng.choice(seen[subtask] or [gold])
-            prompt += f"\nagent : {squares(say.format(own))}\nleader : {squares(leader_text(rng, led, row))}"
+            prompt += f"\nagent : {defuse(say.format(own))}\nleader : {defuse(leader_text(rng, led, row))}"
         seen[subtask] = (seen[subtask] + [gold])[-50:]
         yield {"input": prompt, "output": say.format(gold)}
 
 
 def leader_text(rng: random.Random, answer: str, row: dict) -> str:
-    """A leader output in a form the warm start teaches, ending in `answer`."""
-    i, j = rng.sample((1, 2, 3), 2)
-    follow = f"follow agent {i}"
-    think = rng.choice(
-        (
-            follow,
-            follow,
-            f"follow agent {j} , look again : {follow}",
-            "I see it at once",
-            f"I do it myself : {q.work(row['subtask'], row['question'])}",
-        )
-    )
-    return f"<think> {think} </think> <answer> {answer} </answer>"
+    """A leader output in the form of the leader's own schooling, ending in `answer`."""
+    if rng.random() < 0.2:
+        return output(f"I do it myself : {q.work(row['subtask'], row['question'])}", answer)
+    return output(follow(rng.randint(1, 3), answer), answer)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", type=int, required=True, choices=range(1, len(PHRASES) + 1), help="which agent")
     parser.add_argument("--n", type=int, default=20000, help="rows to write (default 20000)")
-    parser.add_argument("--revise", type=float, default=0.2, help="share of later-round rows (default 0.2; 0 = none)")
+    parser.add_argument("--revise", type=float, default=0.4, help="share of later-round rows (default 0.4; 0 = none)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     args = parser.parse_args()

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Trains the quickstart's three agents side by side with OpenRLHF's SFT; on two cores that takes half as long.
+# Trains some of the quickstart's agents side by side with OpenRLHF's SFT; on two cores that takes half as long.
 #
-#   bash recipes/quickstart/agents.sh DIR ROWS MAX_LEN SEED
+#   bash recipes/quickstart/agents.sh DIR ROWS MAX_LEN SEED AGENT…
 set -euo pipefail
 DIR=$1 ROWS=$2 MAX_LEN=$3 SEED=$4
+shift 4
 PY=.venv/bin/python
-export OMP_NUM_THREADS=1  # three processes on few cores
+export OMP_NUM_THREADS=1  # several processes on few cores
 
 train() {
   local agent=$1
@@ -19,7 +20,7 @@ train() {
 
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
-for agent in 1 2 3; do
+for agent in "$@"; do
   train "$agent" &
   pids+=($!)
 done

@@ -27,7 +27,8 @@ TAGS = [f"{a}{slash}{tag}{b}" for a, b in ("<>", "[]") for tag in ("think", "ans
 # Words of the chat frame, of the team's phrasings (agent_data.py) and of the leader's traces.
 PHRASES = """
 system user assistant agent leader I do it myself see at once depth sum chain truth lies tells the says Question Does
-tell have How many do and look again follow think is my result so we get Yes No
+tell have How many do and look again follow think is my result so we get Yes No it must be here say answer
+wait no not but all others other same this has disagree agree check
 """
 PUNCTUATION = list("()[]{}<>.,:;?!-+*/='\"")
 

@@ -2,7 +2,8 @@
 
     python3 recipes/quickstart/summary.py --dir runs/quickstart
 
-Reads DIR/eval (and DIR/eval_real, the evaluation on real BBH rows, if it is there) and the stages' times.
+Reads DIR/eval, the stages' times, and where they are there DIR/eval_real (real BBH rows) and DIR/eval_unseen/k1, k3, …
+(a team that the leader never saw).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from eval.claims import CLAIMS  # noqa: E402
 from eval.report import summarise  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 
@@ -32,6 +34,11 @@ def main() -> None:
     if (folder / "eval_real" / "results.jsonl").exists():
         real = summarise(folder / "eval_real")
         summary["real_bbh_rows"] = {key: real[key] for key in ("n_test", "accuracy")}
+    unseen = sorted((folder / "eval_unseen").glob("k*/results.jsonl"), key=lambda file: int(file.parent.name[1:]))
+    for file in unseen:
+        found = summarise(file.parent)
+        kept = {key: found[key] for key in ("n_test", "accuracy", "paired")}
+        summary.setdefault("unseen_team", {})[file.parent.name] = kept
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print_summary(summary)
 
@@ -48,9 +55,23 @@ def print_summary(summary: dict) -> None:
             value = f"{value:.3f}"
         print(f"  {name:<24}{value}")
     print("paired differences, with 95 % intervals:")
+    width = max(map(len, summary["paired"]), default=0)
     for name, test in summary["paired"].items():
         low, high = test["ci95"]
-        print(f"  {name:<48}{test['diff']:+.3f}  [{low:+.3f}, {high:+.3f}]  p = {test['p']:.2g}")
+        print(f"  {name:<{width}}  {test['diff']:+.3f}  [{low:+.3f}, {high:+.3f}]  p = {test['p']:.2g}")
+    print("claims, from the 95 % intervals alone:")
+    for claim, word in summary["claims"].items():
+        print(f"  ({claim}) {CLAIMS[claim]}: {word}")
+    for name, points in summary["backtracking"].items():
+        for point in points:
+            revised, right = point["revised"], point["right"]
+            rates = f"{revised['accuracy']:.3f} of outputs revise an answer"
+            ends = f", {right['accuracy']:.3f} of these end right" if right["n"] else ""
+            print(f"  {name}, round {point['round']}: {rates}{ends}")
+    for k, found in summary.get("unseen_team", {}).items():
+        accuracy = found["accuracy"]
+        rounds = " -> ".join(f"{value:.3f}" for value in accuracy["leader_team"])
+        print(f"unseen team, {k}: leader + team {rounds}; majority vote {accuracy['majority_vote']:.3f}")
     if real := summary.get("real_bbh_rows"):
         print(f"on {real['n_test']} real BBH rows of the same tasks: {json.dumps(real['accuracy'])}")
     print(f"total time of all stages: {summary['wall_seconds']['total'] / 60:.1f} minutes")

