@@ -25,16 +25,6 @@ from openrlhf_mlpo.rounds import Generate, Prompt
 FIELDS = ("text", "prompt_tokens", "completion_tokens", "finish_reason")  # of a Completion, in its order
 
 
-def model_state(model: str) -> list:
-    """Names, sizes and times of a local model's files: a model trained anew into the same folder is another model."""
-    root = Path(model)
-    if not root.is_dir():
-        return []
-    kept = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
-    stats = [(p.name, p.stat()) for p in sorted(root.iterdir()) if p.suffix in kept]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-
-
 class Models:
     """Engines by name, at most `max_engines` open at once, and the store of their answers.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.calls import Models, model_state
+from eval.calls import Models
 from eval.methods import Config
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts import MIN_RESPONSE_TOKENS, PromptRenderer, load_template
@@ -88,7 +88,7 @@ class Players:
         from openrlhf_mlpo.engines import make_engine
 
         known = agent.identity()
-        identity = {**{key: known[key] for key in ("model", "engine_args")}, "files": model_state(agent.model)}
+        identity = {key: known[key] for key in ("model", "engine_args", "files")}
         generate = self.models.generate(agent.name, lambda: make_engine(agent), identity, sampling)
         about = {"model": agent.model, "engine": agent.engine, "sampling": sampling.as_dict()}
         player = Player(agent.name, generate, about=about)

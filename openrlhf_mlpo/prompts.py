@@ -84,8 +84,8 @@ BUILTIN_TEMPLATES = {
     # For models of a few hundred thousand parameters, as in the CPU quickstart: no instructions, few tokens.
     "compact": PromptTemplate(
         name="compact",
-        # The number after the answer: a tiny model learns several times sooner to find the answer of agent 2 there.
-        response="{text} says agent {number}",
+        # The number after the text: a tiny model learns several times sooner to find the answer of agent 2 there.
+        response="{text} agent {number}",
         history="leader : {output}",
         revision="agent : {own}\nleader : {leader}",
     ),

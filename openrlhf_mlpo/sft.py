@@ -20,10 +20,10 @@ from openrlhf_mlpo.verify import canonical, extract_answer, is_formatted
 
 # What a trace is made of; the shares that `build_sft` aims at when none are given.
 KINDS = {
-    "plain": 0.35,  # a right output over a team's responses, as the leader wrote it
-    "own_line": 0.20,  # its own wrong line, doubt, then a right one; with a team or without
-    "agent_line": 0.15,  # a wrong agent's line, doubt, then a right one of its own
-    "checked": 0.10,  # a right line, the same doubt, and a second right line: a doubt need not end in a change
+    "plain": 0.55,  # a right output over a team's responses, as the leader wrote it
+    "own_line": 0.10,  # its own wrong line, doubt, then a right one; with a team or without
+    "agent_line": 0.10,  # a wrong agent's line, doubt, then a right one of its own
+    "checked": 0.05,  # a right line, the same doubt, and a second right line: a doubt need not end in a change
     "solo": 0.20,  # a right output without a team, as the leader wrote it
 }
 EXCERPT = 300  # characters of an agent's reasoning that a trace takes up, from its end
@@ -33,9 +33,9 @@ EXCERPT = 300  # characters of an agent's reasoning that a trace takes up, from 
 class Phrases:
     """The joints. One of each tuple is chosen at random, so that no fixed phrase marks every correction.
 
-    `agent` takes up a response: {number}, {reasoning} (may be empty), {answer}. The doubts follow a line that ended in
-    some answer, by what the (other) responses say: `alone` none of them gives it, `some` only some do, `all` all do,
-    `solo` there is no team. A doubt is chosen before it is known whether the line was wrong.
+    `agent` takes up a response: {number}, {reasoning} (all but the answer; may be empty), {answer}. The doubts follow a
+    line that ended in some answer, by what the (other) responses say: `alone` none of them gives it, `some` only some
+    do, `all` all do, `solo` there is no team. A doubt is chosen before it is known whether the line was wrong.
     """
 
     agent: tuple[str, ...] = (
@@ -67,9 +67,6 @@ class Phrases:
     joint: str = "\n\n"  # between a line, a doubt and the next line
 
 
-_AGENT_FIELDS = ("number", "answer")
-
-
 @lru_cache(maxsize=4)
 def load_phrases(path: str) -> Phrases:
     """The phrases of a YAML file; what it leaves out stays as built in ("" : all). Raises UserError."""
@@ -91,9 +88,8 @@ def load_phrases(path: str) -> Phrases:
         if not isinstance(texts, wanted) or not texts or not all(isinstance(text, str) for text in texts):
             raise UserError(f"--phrases {path}: {name} must be a {'text' if name == 'joint' else 'list of texts'}")
     for text in given.get("agent", ()):
-        for name in _AGENT_FIELDS:
-            if "{" + name + "}" not in text:
-                raise UserError(f"--phrases {path}: agent: {text!r} lacks {{{name}}}")
+        if "{answer}" not in text or not ("{number}" in text or "{reasoning}" in text):
+            raise UserError(f"--phrases {path}: agent: {text!r} needs {{answer}}, and {{number}} or {{reasoning}}")
     return Phrases(**{name: texts if name == "joint" else tuple(texts) for name, texts in given.items()})
 
 
@@ -202,8 +198,9 @@ def with_reasoning(output: Mapping, thinking: str) -> str:
 
 
 def excerpt(response: str) -> str:
-    """The end of an agent's reasoning, at most `EXCERPT` characters from the start of a sentence, harmless to quote."""
-    text = reasoning(response)
+    """The end of what an agent says beside its answer, at most `EXCERPT` characters from the start of a sentence,
+    harmless to quote."""
+    text = re.sub(r"<answer>.*?</answer>", " ", response, flags=re.DOTALL).strip()
     if len(text) > EXCERPT:
         end = text[-EXCERPT:]
         starts = [match.end() for match in re.finditer(r"[.!?]\s+|\n+", end)]

@@ -70,7 +70,7 @@ def load_questions(
         raise UserError(f"--columns: {unknown[0]!r} is no column of ours; they are {', '.join(COLUMNS[2:])}")
     if not 0 < test_fraction < 1:
         raise UserError(f"--test-fraction must be between 0 and 1, not {test_fraction}")
-    rows, split_by_content = _open(source, task, split)
+    rows, split_by_content = open_source(source, task, split)
     if split_by_content and split not in (None, "train", "test"):
         raise UserError(f"{source}: has no split {split!r}; train and test are made from content")
     kept: dict[str, list] = {name: [] for name in COLUMNS}
@@ -216,7 +216,7 @@ def _gold_problem(row: dict) -> str | None:
 Rows = Iterator[tuple[str, dict]]
 
 
-def _open(source: str, task: str, split: str | None) -> tuple[Rows, bool]:
+def open_source(source: str, task: str, split: str | None) -> tuple[Rows, bool]:
     """(place, row) pairs, and whether a split has to be made from content."""
     path = Path(source).expanduser()
     if path.is_dir():

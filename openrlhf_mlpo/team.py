@@ -12,6 +12,8 @@ agents:
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,26 @@ class Agent:
         return {
             "name": self.name,
             "model": self.model,
+            "files": model_state(self.model),
             "sampling": Sampling.from_dict(self.sampling).as_dict(),
             "engine_args": {k: v for k, v in self.engine_args.items() if k not in OPERATIONAL},
             "prompt": self.prompt,
             "system": self.system,
         }
+
+
+def model_state(model: str) -> str:
+    """A digest of names, sizes and times of a local model's files; "" for a name of the hub.
+
+    A model that was trained anew into the same folder is another model: its answers must not be mixed with the old.
+    """
+    root = Path(model)
+    if not root.is_dir():
+        return ""
+    kept = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
+    stats = [(p.name, p.stat()) for p in sorted(root.iterdir()) if p.suffix in kept]
+    state = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
 
 
 _TEXTS = ("name", "model", "engine", "prompt", "system")

@@ -46,7 +46,7 @@ if ((SMOKE)); then
   SAMPLES=2 UNSEEN_TEST=20
 else
   N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-750} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-12800}
-  SFT_ROWS=${SFT_ROWS:-3600} UNSEEN_TEST=250 EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=4
+  SFT_ROWS=${SFT_ROWS:-2700} UNSEEN_TEST=250 EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=16 GROUP=8 ROUNDS=3 SAMPLES=4
 fi
 REAL_ROWS=${REAL_ROWS:-../shared/data/bbh_sample.jsonl}
 MAX_LEN=448 MAX_NEW_TOKENS=80
@@ -59,6 +59,13 @@ Q=recipes/quickstart
 stage() {
   local name=$1; shift
   if ((DRY)); then printf '%q ' "$@"; echo; else $PY $Q/stage.py --dir "$DIR" --name "$name" -- "$@"; fi
+}
+
+# Two commands at once, one thread each: on two cores that beats two threads for one after the other.
+stage_both() { # name, first command as an array's name, second
+  local -n first=$2 second=$3
+  if ((DRY)); then stage "$1" "${first[@]}"; stage "$1" "${second[@]}"
+  else stage "$1" bash $Q/side_by_side.sh "${first[@]}" -- "${second[@]}"; fi
 }
 
 ((DRY)) || mkdir -p "$DIR"
@@ -94,23 +101,28 @@ stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$DIR/train.jsonl" -
 
 # The leader learns to speak: the output form, to follow some agent, to work alone. Then its warm start: traces that turn
 # back, composed from its own right and wrong outputs, and OpenRLHF's SFT on them.
-sft() { # name, model, data, learning rate
-  stage "$1" $PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft \
-    --model.model_name_or_path "$2" --ckpt.output_dir "$DIR/leaders/$1" --ckpt.path "$DIR/ckpt/$1" \
-    --data.dataset "$3" --data.input_key input --data.output_key output --data.input_template "{}" \
-    --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size 32 --train.micro_batch_size 32 \
-    --adam.lr "$4" --train.seed $((SEED + 1))
+sft() { # name, model, data, learning rate: sets COMMAND
+  COMMAND=($PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
+    --model.model_name_or_path "$2" --ckpt.output_dir "$DIR/leaders/$1" --ckpt.path "$DIR/ckpt/$1"
+    --data.dataset "$3" --data.input_key input --data.output_key output --data.input_template "{}"
+    --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size 32 --train.micro_batch_size 32
+    --adam.lr "$4" --train.seed $((SEED + 1)))
 }
-stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $BASE_ROWS --seed $SEED \
+stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $BASE_ROWS --own 0.25 --seed $SEED \
   --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"
 sft base "$DIR/models/leader" "$DIR/base.jsonl" 2e-3
+BASE=("${COMMAND[@]}")
+# Meanwhile a team that the leader never sees in training: four other models, taught half as long.
+UNSEEN=(bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 2)) $MAX_LEN $SEED 4 5 6 7)
+stage_both base+agents BASE UNSEEN
 stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/base" --out "$DIR/sft" \
   --template compact --phrases $Q/phrases.yaml --draws 3 --samples $SAMPLES --solo_fraction 0.4 --n $SFT_ROWS \
   --max_len $MAX_LEN --max_new_tokens $MAX_NEW_TOKENS --seed $SEED
 sft sft "$DIR/leaders/base" "$DIR/sft/train.jsonl" 1e-3
+stage sft "${COMMAND[@]}"
 
 # MLPO, and plain GRPO without a team on the same questions, number of rollouts, objective and settings.
-train() { # name, leader to start from, solo fraction
+train() { # name, leader to start from, solo fraction: sets COMMAND
   local name=$1 start=$2 solo=$3
   # The pool and prompts; the rest are OpenRLHF's own flags.
   MLPO=(--mlpo.pool "$DIR/pool" --mlpo.template compact --mlpo.solo_fraction "$solo" --mlpo.loss_norm constant)
@@ -119,18 +131,22 @@ train() { # name, leader to start from, solo fraction
   ROLLOUT=(--vllm.num_engines 1 --vllm.enable_prefix_caching --rollout.batch_size $ROLLOUT_PROMPTS
     --rollout.n_samples_per_prompt $GROUP --rollout.micro_batch_size 64)
   UPDATE=(--train.batch_size $((ROLLOUT_PROMPTS * GROUP)) --train.micro_batch_size 64 --train.num_episodes $EPISODES
-    --actor.adam.lr 6e-4 --algo.kl.init_coef 0 --ds.zero_stage 0 --train.seed $((SEED + 1)))
+    --actor.adam.lr 5e-4 --algo.kl.init_coef 0 --ds.zero_stage 0 --train.seed $((SEED + 1)))
   OUTPUT=(--ckpt.output_dir "$DIR/leaders/$name" --ckpt.path "$DIR/ckpt/$name" --logger.tensorboard_dir "$DIR/tensorboard/$name"
     --logger.wandb.run_name "$name")
-  stage "$name" $PY -m openrlhf_mlpo.cli.train_mlpo_ray "${MLPO[@]}" "${MODEL[@]}" "${LENGTHS[@]}" "${ROLLOUT[@]}" \
-    "${UPDATE[@]}" "${OUTPUT[@]}"
+  COMMAND=($PY -m openrlhf_mlpo.cli.train_mlpo_ray "${MLPO[@]}" "${MODEL[@]}" "${LENGTHS[@]}" "${ROLLOUT[@]}"
+    "${UPDATE[@]}" "${OUTPUT[@]}")
 }
 train mlpo sft 0.4
+MLPO_RUN=("${COMMAND[@]}")
 train grpo sft 1.0
+GRPO_RUN=("${COMMAND[@]}")
+stage_both mlpo+grpo MLPO_RUN GRPO_RUN
 LEADERS=(--leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft")
 OTHERS=(--leader base="$DIR/leaders/base" --leader grpo="$DIR/leaders/grpo")
 if ((ABLATIONS)); then
   train mlpo_no_sft base 0.4
+  stage mlpo_no_sft "${COMMAND[@]}"
   OTHERS+=(--leader mlpo_no_sft="$DIR/leaders/mlpo_no_sft")
 fi
 
@@ -141,8 +157,7 @@ stage evaluate "${EVALUATE[@]}" "${LEADERS[@]}" "${OTHERS[@]}" --team "$DIR/team
   --rounds $ROUNDS --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle --out "$DIR/eval"
 REPORTS=("$DIR/eval")
 
-# A team that the leader never saw, of 1, 3, 5 and 8 agents: four other models, each at two temperatures.
-stage unseen-agents bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 2)) $MAX_LEN $SEED 4 5 6 7
+# The team that the leader never saw, of 1, 3, 5 and 8 agents: its four models, each at two temperatures.
 stage evaluate-unseen "${EVALUATE[@]}" "${LEADERS[@]}" --team "$DIR/team_unseen.yaml" --questions "$DIR/test.jsonl" \
   --limit $UNSEEN_TEST --rounds 2 --methods leader_team,agent,majority_vote,best_agent,oracle --team_size 1,3,5,8 \
   --label "unseen team" --out "$DIR/eval_unseen"

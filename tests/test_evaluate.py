@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from eval.baselines import vote, within_tokens
-from eval.calls import Models, model_state
+from eval.calls import Models
 from eval.evaluate import evaluate, main
 from eval.methods import METHODS, Config, choose_best, fits, run_methods
 from eval.recorder import Judge
@@ -22,6 +22,7 @@ from openrlhf_mlpo.engines import Completion, Sampling
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts import load_template
 from openrlhf_mlpo.rounds import Turn
+from openrlhf_mlpo.team import model_state
 from tests import fake_players as fake
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,7 +261,7 @@ def test_a_model_trained_anew_is_another_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     before = model_state(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"1")
-    assert model_state(str(tmp_path)) != before and model_state("some/hub-name") == []
+    assert model_state(str(tmp_path)) != before and model_state("some/hub-name") == ""
 
 
 @pytest.fixture

@@ -258,13 +258,16 @@ def test_cli_ends_with_one_line_and_no_traceback(capsys, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", [True, False])
 def test_the_policy_worker_that_is_started_is_ours(pool, tmp_path):
-    """What OpenRLHF's `train()` really hands to Ray: it imports the class when it is loaded, before any flag is read."""
+    """What OpenRLHF's `train()` really hands to Ray: it imported the class when it was loaded, before any flag."""
     from openrlhf_mlpo.cli.dry_run import check_command
     from openrlhf_mlpo.trainer import MLPOPolicyModelActor
     from tests.conftest import ROOT
 
-    command = f"python3 -m openrlhf_mlpo.cli.train_mlpo_ray --actor.model_name_or_path x --reward.remote_url \
+    command = (
+        f"python3 -m openrlhf_mlpo.cli.train_mlpo_ray --actor.model_name_or_path x --reward.remote_url \
 {ROOT}/reward_fns/auto_reward.py --rollout.max_new_tokens 16 --rollout.n_samples_per_prompt 2 --vllm.num_engines 1 \
---algo.kl.init_coef 0 " + (f"--mlpo.pool {tmp_path}" if pool else "--algo.advantage.estimator dr_grpo")
+--algo.kl.init_coef 0 "
+        + (f"--mlpo.pool {tmp_path}" if pool else "--algo.advantage.estimator dr_grpo")
+    )
     (policy,) = check_command(command).actors
     assert issubclass(policy, MLPOPolicyModelActor) == pool

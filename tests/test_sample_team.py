@@ -13,6 +13,7 @@ import pytest
 from openrlhf_mlpo.cli import sample_team
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool import open_pool
+from openrlhf_mlpo.team import Agent
 from tests.fault_server import FaultServer
 
 
@@ -132,6 +133,18 @@ def test_changed_settings_are_refused(tmp_path):
     write_team(tmp_path / "team.yaml", [LOCAL[0], {**LOCAL[1], "sampling": {"temperature": 0.1}}])
     with pytest.raises(UserError, match="agent y.sampling.temperature 1.0 in the pool, 0.1 now"):
         sample_team.main(command(tmp_path, team))
+
+
+def test_a_model_trained_anew_into_the_same_folder_is_refused(tmp_path):
+    model = tmp_path / "model.py"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    agent = Agent(name="x", model=str(model))
+    before = agent.identity()
+    assert before == Agent(name="x", model=str(model)).identity()
+    (model / "config.json").write_text('{"trained": "anew"}')
+    assert agent.identity()["files"] != before["files"]
+    assert Agent(name="x", model="hub/name").identity()["files"] == ""
 
 
 def test_an_endpoint_that_dies_keeps_what_was_done(tmp_path):

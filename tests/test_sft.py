@@ -159,7 +159,7 @@ def test_phrases_of_a_file(tmp_path):
         ("[", "not valid YAML"),
         ("perhaps: [x]", "must map some of agent, alone"),
         ("solo: x", "solo must be a list of texts"),
-        ("agent: [hello]", "lacks {number}"),
+        ("agent: [hello]", "needs {answer}, and {number} or {reasoning}"),
     ],
 )
 def test_wrong_phrases_are_one_line(tmp_path, content, message):

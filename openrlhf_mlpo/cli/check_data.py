@@ -24,7 +24,7 @@ _CHUNK = 512
 
 def problems(source: str, task: str, columns: dict[str, str] | None = None, split: str | None = None) -> Iterator[Any]:
     """Yield None for each good row and "FILE, line N: what is wrong" for each bad one, in the order of the source."""
-    rows, _ = tasks._open(source, task, split)
+    rows, _ = tasks.open_source(source, task, split)
     seen: dict[str, str] = {}
 
     def check(place_and_row: tuple[str, dict]) -> tuple[str, str | None, str | None]:

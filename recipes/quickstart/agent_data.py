@@ -21,21 +21,12 @@ import random
 from pathlib import Path
 
 import questions as q
-from leader_data import follow, output
+from leader_data import PHRASES, follow, output
 
 from openrlhf_mlpo.errors import run_cli
 from openrlhf_mlpo.prompts import defuse
 
-# One entry an agent: how it puts its answer, and how much of each task (in questions.MAKERS' order) it is taught.
-PHRASES = (
-    "I think it is <answer> {} </answer>",
-    "my result : <answer> {} </answer>",
-    "so we get <answer> {} </answer>",
-    "it must be <answer> {} </answer>",
-    "here : <answer> {} </answer>",
-    "I say <answer> {} </answer>",
-    "the answer is <answer> {} </answer>",
-)
+# How much of each task (in questions.MAKERS' order) an agent is taught; leader_data.PHRASES is how it puts its answer.
 _THIRD = 1 / 3
 MIXTURES = (
     (0.80, 0.10, 0.10), (0.08, 0.84, 0.08), (0.10, 0.10, 0.80),
@@ -68,7 +59,7 @@ def leader_text(rng: random.Random, answer: str, row: dict) -> str:
     """A leader output in the form of the leader's own schooling, ending in `answer`."""
     if rng.random() < 0.2:
         return output(f"I do it myself : {q.work(row['subtask'], row['question'])}", answer)
-    return output(follow(rng.randint(1, 3), answer), answer)
+    return output(follow(rng.randint(1, 3), rng.choice(PHRASES[:3]).format(answer)), answer)
 
 
 def main() -> None:

@@ -23,7 +23,21 @@ from openrlhf_mlpo.dataset import make_draw
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.pool import open_pool
 from openrlhf_mlpo.prompts import PromptRenderer, load_template
+from openrlhf_mlpo.sft import excerpt
 from openrlhf_mlpo.verify import extract_answer
+
+# How each agent puts its answer. The answer first, then two words and, in the leader's prompt, the agent's number: a
+# tiny model soon learns to choose by the words, to go on from them to the number, and to copy what stands at a fixed
+# distance before the number.
+PHRASES = (
+    "<answer> {} </answer> I think",
+    "<answer> {} </answer> my result",
+    "<answer> {} </answer> we get",
+    "<answer> {} </answer> must be",
+    "<answer> {} </answer> answer here",
+    "<answer> {} </answer> so say",
+    "<answer> {} </answer> the truth",
+)
 
 
 def output(think: str, answer: str) -> str:
@@ -31,12 +45,9 @@ def output(think: str, answer: str) -> str:
     return f"<think> {think} </think> <answer> {answer} </answer>"
 
 
-def follow(number: int, answer: str) -> str:
-    """How the leader takes up an agent's answer: its number, then what it says.
-
-    Nothing stands between the two, as in the prompt: so a small model learns to copy in 200 steps instead of 1,000.
-    """
-    return f"follow agent {number} {answer}"
+def follow(number: int, response: str) -> str:
+    """How the leader takes up the response of agent `number`: its words, its number, its answer."""
+    return f"follow {excerpt(response)} agent {number} {extract_answer(response)}"
 
 
 def solo_trace(rng: random.Random, work: str, answer: str, guess: float) -> str:
@@ -44,18 +55,27 @@ def solo_trace(rng: random.Random, work: str, answer: str, guess: float) -> str:
     return output("I see it at once" if rng.random() < guess else f"I do it myself : {work}", answer)
 
 
-def team_trace(rng: random.Random, answers: list[str | None], gold: str, work: str, own: float) -> str:
-    """Over a draw (`answers` in the order shown): follow one of the agents, right or wrong, whoever comes.
+def reworded(rng: random.Random, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The same answers in the words of other agents, so that the leader learns to read any team."""
+    answers = [extract_answer(text) for text in texts]
+    words = rng.sample(PHRASES, len(texts))
+    return tuple(
+        text if answer is None else say.format(answer) for text, answer, say in zip(texts, answers, words, strict=True)
+    )
+
+
+def team_trace(rng: random.Random, texts: tuple[str, ...], gold: str, work: str, own: float) -> str:
+    """Over a draw (`texts` in the order shown): follow one of the agents, right or wrong, whoever comes.
 
     With probability `own`, and where no agent gave an answer, the leader derives the answer itself. Nothing here tells
     it whom to trust. Wrong answers are followed too: where every trace copies a right answer, a small model learns to
     guess the answer and not to copy.
     """
-    given = [number for number, answer in enumerate(answers, 1) if answer is not None]
+    given = [number for number, text in enumerate(texts, 1) if extract_answer(text) is not None]
     if not given or rng.random() < own:
         return output(f"I do it myself : {work}", gold)
     number = rng.choice(given)
-    return output(follow(number, answers[number - 1]), answers[number - 1])
+    return output(follow(number, texts[number - 1]), extract_answer(texts[number - 1]))
 
 
 def main() -> None:
@@ -69,9 +89,12 @@ def main() -> None:
         "--guess", type=float, default=0.5, help="share of solo rows without a derivation (default 0.5)"
     )
     parser.add_argument(
-        "--own", type=float, default=0.15, help="share of team rows the leader works out (default 0.15)"
+        "--own", type=float, default=0.25, help="share of team rows the leader works out (default 0.25)"
     )
     parser.add_argument("--later", type=float, default=0.3, help="share of team rows from a later round (default 0.3)")
+    parser.add_argument(
+        "--reword", type=float, default=0.3, help="share of team rows in the words of any agents (default 0.3)"
+    )
     parser.add_argument("--max_prompt_tokens", type=int, default=352, help="budget of a prompt (default 352)")
     parser.add_argument("--seed", type=int, default=0, help="seed of draws and traces (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
@@ -97,16 +120,16 @@ def main() -> None:
                 task=row["task"],
             )
             derivation = q.work(row["subtask"], row["question"])
-            answers = [extract_answer(text) for text in draw.texts]
+            texts = reworded(rng, draw.texts) if rng.random() < args.reword else draw.texts
             trace = (
-                team_trace(rng, answers, row["answer"], derivation, args.own)
+                team_trace(rng, texts, row["answer"], derivation, args.own)
                 if draw.texts
                 else solo_trace(rng, derivation, row["answer"], args.guess)
             )
             last = None
             if draw.texts and rng.random() < args.later:  # what the leader finds in its prompt in rounds t > 0
-                last = team_trace(rng, answers, row["answer"], derivation, args.own)
-            prompt = renderer.render(row["question"], draw.texts, last)
+                last = team_trace(rng, texts, row["answer"], derivation, args.own)
+            prompt = renderer.render(row["question"], texts, last)
             # train_sft puts a blank before an end token that is missing.
             file.write(json.dumps({"input": prompt, "output": trace + tokenizer.eos_token}) + "\n")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 # What tells how far a stage is: tqdm's "37%|" (the last one printed), and training's own account of itself.
-PERCENT = re.compile(r"(\d{1,3})%\|")
+PERCENT = re.compile(r"^(?!Map|Filter|Loading|Generating).*?(\d{1,3})%\|")  # not those of getting ready
 EPISODE = re.compile(r"Episode \[(\d+)/(\d+)\]: +(\d{1,3})%\|")
 ACCURACY = re.compile(r"Global step (\d+).*?'rollout/reward_mean': ([\d.]+)")
 
@@ -36,7 +36,7 @@ def run_stage(folder: Path, name: str, command: list[str]) -> int:
     fingerprint = hashlib.sha256(
         json.dumps([command, [record[s]["fingerprint"] for s in earlier]]).encode()
     ).hexdigest()
-    if name in record and record[name]["fingerprint"] == fingerprint and record[name].get("done"):
+    if name in record and record[name]["fingerprint"] == fingerprint:
         tqdm.write(f"{name:<12} done before ({record[name]['seconds']:.0f} s)")
         return 0
     record = {stage: record[stage] for stage in earlier}
@@ -53,12 +53,7 @@ def run_stage(folder: Path, name: str, command: list[str]) -> int:
         print("\n".join(errors[-1:] or lines[-20:]), file=sys.stderr)
         print(f"error: stage {name} failed (exit {status}); its log is {log_file}", file=sys.stderr)
         return status
-    record[name] = {
-        "fingerprint": fingerprint,
-        "seconds": round(seconds, 1),
-        "command": shlex.join(command),
-        "done": True,
-    }
+    record[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 1), "command": shlex.join(command)}
     record_file.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
@@ -87,7 +82,7 @@ def watch(command: list[str], name: str, log) -> int:
             if match := EPISODE.search(line):
                 episode, episodes, percent = map(int, match.groups())
                 bar.n = max(bar.n, min(100, (100 * (episode - 1) + percent) // episodes))
-            elif not in_ray and (match := PERCENT.search(line)):
+            elif not in_ray and (match := PERCENT.match(line)):
                 bar.n = min(100, int(match[1]))
             if match := ACCURACY.search(line):
                 bar.set_postfix_str(f"step {match[1]}, reward {float(match[2]):.2f}", refresh=False)

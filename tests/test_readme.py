@@ -1,0 +1,71 @@
+"""What README and docs tell to type exists: scripts, modules, flags, files, tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from functools import lru_cache
+
+import pytest
+
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    """Every command of every bash block, continued lines joined, remarks and settings in front dropped."""
+    found = []
+    for page in PAGES:
+        for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                line = re.sub(r"\s+#.*", "", line).strip()
+                found += [re.sub(r"^(?:[A-Z_]+=\S+\s+)+", "", part) for part in line.split(" && ") if part]
+    return found
+
+
+@lru_cache
+def help_of(module: str) -> str:
+    env = {**os.environ, "OPENRLHF_MLPO_CPU": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", module, "--help"]
+    if module.startswith("openrlhf.cli"):  # imports flash-attn, which a CPU has not
+        command[2:3] = ["openrlhf_mlpo.cli.run_openrlhf", module]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_there_are_commands():
+    assert len(commands()) > 10
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("bash ")])
+def test_scripts_are_there_and_know_their_options(command):
+    words = command.split()
+    text = (ROOT / words[1]).read_text(encoding="utf-8")
+    common = (ROOT / "recipes" / "common.sh").read_text(encoding="utf-8")
+    for option in (word for word in words[2:] if word.startswith("--")):
+        assert option in text or (option in common and "common.sh" in text), f"{words[1]} has no {option}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python3 -m ")])
+def test_modules_are_there_and_have_these_flags(command):
+    words = command.split()
+    shown = help_of(words[2])
+    for flag in (word.partition("=")[0] for word in words[3:] if word.startswith("--") and word != "--"):
+        assert re.search(rf"{re.escape(flag)}\b", shown), f"{words[2]} has no {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_named_in_the_text_are_there(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    named = re.findall(r"`((?:openrlhf_mlpo|reward_fns|recipes|eval|tests|docs)/[\w./{},-]+)`|\]\(([\w/.]+)\)", text)
+    assert named
+    for quoted, linked in named:
+        path = quoted or linked
+        if "{" not in path:
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
