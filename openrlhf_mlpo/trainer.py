@@ -7,6 +7,7 @@ here extends the OpenRLHF class of the same role; `openrlhf_mlpo.register` puts 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -164,3 +165,15 @@ class MLPOPolicyModelActor(register.plain_class(ppo_actor.PolicyModelActor)):
     def init_model_from_pretrained(self, *args, **kwargs):
         ppo_actor.ActorPPOTrainer = MLPOActorTrainer
         return super().init_model_from_pretrained(*args, **kwargs)
+
+    def save_checkpoint(self, *args, **kwargs):
+        """Save; where that fails say what to do, as PyTorch's own words for a full disk are "unexpected pos"."""
+        try:
+            return super().save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError) as error:
+            path = self.strategy.args.ckpt.path
+            free = shutil.disk_usage(path).free / 2**30
+            raise RuntimeError(
+                f"saving a checkpoint to {path} failed, where {free:.1f} GiB are free; the states saved before are "
+                "whole: make room, then start the same command with --ckpt.load_enable"
+            ) from error

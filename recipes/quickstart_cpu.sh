@@ -45,8 +45,8 @@ if ((SMOKE)); then
   N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 BASE_ROWS=640 SFT_ROWS=128 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4 ROUNDS=2
   SAMPLES=2 UNSEEN_TEST=20
 else
-  N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-750} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-12800}
-  SFT_ROWS=${SFT_ROWS:-2700} UNSEEN_TEST=250 EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=16 GROUP=8 ROUNDS=3 SAMPLES=4
+  N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-750} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-8000}
+  SFT_ROWS=${SFT_ROWS:-3200} UNSEEN_TEST=250 EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=16 GROUP=8 ROUNDS=3 SAMPLES=4
 fi
 REAL_ROWS=${REAL_ROWS:-../shared/data/bbh_sample.jsonl}
 MAX_LEN=448 MAX_NEW_TOKENS=80
@@ -108,7 +108,7 @@ sft() { # name, model, data, learning rate: sets COMMAND
     --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size 32 --train.micro_batch_size 32
     --adam.lr "$4" --train.seed $((SEED + 1)))
 }
-stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $BASE_ROWS --own 0.25 --seed $SEED \
+stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $BASE_ROWS --seed $SEED \
   --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"
 sft base "$DIR/models/leader" "$DIR/base.jsonl" 2e-3
 BASE=("${COMMAND[@]}")

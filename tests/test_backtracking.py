@@ -19,7 +19,7 @@ def output(think: str, answer: str = "7") -> str:
 @pytest.mark.parametrize(
     "think",
     [
-        "follow I think agent 2 } , but others disagree , look again : , follow we get agent 1 ]",  # the quickstart's
+        "follow I think 2 } , but others disagree , look again : , follow we get 1 ]",  # the quickstart's
         "Wait, 3 * 4 is 12.",
         "So it is 5. But wait — the second bracket is open.",
         "On second thought, response 2 is right.",
@@ -54,7 +54,7 @@ def test_turns_back(think):
 @pytest.mark.parametrize(
     "think",
     [
-        "follow we get agent 1 }",
+        "follow we get 1 }",
         "I do it myself : chain truth lies",
         "",
         "The wait was long, so they wait for the bus until 5.",

@@ -77,7 +77,7 @@ def test_traces_end_right_in_the_form_and_fit(built, pool, model):
         assert verdict.correct and verdict.formatted, row
         assert build_sft.count(tokenizer, row["output"]) <= 100
         assert build_sft.count(tokenizer, row["input"]) <= 156
-        assert (row["agents"] == 0) == ("agent 1" not in row["input"])
+        assert (row["agents"] == 0) == (" says " not in row["input"])
         assert row["later_round"] == ("leader :" in row["input"])
 
 

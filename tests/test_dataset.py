@@ -94,7 +94,7 @@ def test_items_are_what_openrlhf_expects(pool, tokenizer):
     for source, prompt, text in zip(sources, prompts, labels):
         label = json.loads(text)
         assert label["task"] == "bbh"
-        assert ("agents_correct" in label) == ("agent 1" in prompt) == (source == "bbh_team")
+        assert ("agents_correct" in label) == (" says " in prompt) == (source == "bbh_team")
         assert prompt.endswith("<|im_start|> assistant ")
         assert "<answer>" not in prompt, "agents' answer tags must not stand in a prompt as they are"
 

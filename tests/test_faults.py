@@ -138,7 +138,7 @@ def test_a_full_disk_while_saving_keeps_the_state_before(places, undisturbed):
     settle(process)
     log = log_of(places, name)
     assert status not in (0, None)
-    assert re.search(r"No space left on device|ENOSPC|file write failed|PytorchStreamWriter failed", log), log[-3000:]
+    assert re.search(r"saving a checkpoint to .* failed .*--ckpt\.load_enable", log), log[-3000:]
     assert saved_step(places, name) == begun, "a state that was not written whole is the one to resume from"
     seen = pairs(prompts_seen(places, name, before))
     assert seen == pairs(undisturbed[SAMPLES_A_STEP * begun :][: len(seen)])

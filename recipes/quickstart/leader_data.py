@@ -1,7 +1,7 @@
 """Make the leader's schooling from a pool, for `openrlhf.cli.train_sft`: what an instruct model brings along.
 
     python3 recipes/quickstart/leader_data.py --pool runs/quickstart/pool --model runs/quickstart/models/leader \
-        --n 9600 --solo 0.4 --seed 0 --out runs/quickstart/leader_base.jsonl
+        --n 8000 --solo 0.4 --seed 0 --out runs/quickstart/leader_base.jsonl
 
 Writes JSON Lines {"input": rendered leader prompt, "output": trace}. Prompts are rendered exactly as in MLPO training.
 A leader of a million parameters comes from nowhere: here it learns the output form, to follow some agent and to work
@@ -47,7 +47,7 @@ def output(think: str, answer: str) -> str:
 
 def follow(number: int, response: str) -> str:
     """How the leader takes up the response of agent `number`: its words, its number, its answer."""
-    return f"follow {excerpt(response)} agent {number} {extract_answer(response)}"
+    return f"follow {excerpt(response)} {number} {extract_answer(response)}"
 
 
 def solo_trace(rng: random.Random, work: str, answer: str, guess: float) -> str:
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--pool", required=True, help="pool directory")
     parser.add_argument("--model", required=True, help="the leader, for its tokenizer and chat template")
     parser.add_argument("--template", default="compact", help="prompt template (default compact)")
-    parser.add_argument("--n", type=int, default=9600, help="rows to write (default 9600)")
+    parser.add_argument("--n", type=int, default=8000, help="rows to write (default 8000)")
     parser.add_argument("--solo", type=float, default=0.4, help="share of rows without a team (default 0.4)")
     parser.add_argument(
         "--guess", type=float, default=0.5, help="share of solo rows without a derivation (default 0.5)"
