@@ -42,11 +42,12 @@ done
 DIR=${DIR:-runs/quickstart$( ((SMOKE)) && echo _smoke || true)}
 
 if ((SMOKE)); then
-  N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 BASE_ROWS=640 SFT_ROWS=128 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4 ROUNDS=2
-  SAMPLES=2 UNSEEN_TEST=20
+  N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 BASE_ROWS=1280 SFT_ROWS=128 SFT_BATCH=4 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4
+  ROUNDS=2 SAMPLES=2 UNSEEN_TEST=20
 else
   N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-750} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-8000}
-  SFT_ROWS=${SFT_ROWS:-3200} UNSEEN_TEST=250 EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=16 GROUP=8 ROUNDS=3 SAMPLES=4
+  SFT_ROWS=${SFT_ROWS:-3200} SFT_BATCH=32 EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=16 GROUP=8
+  ROUNDS=3 SAMPLES=4 UNSEEN_TEST=250
 fi
 REAL_ROWS=${REAL_ROWS:-../shared/data/bbh_sample.jsonl}
 MAX_LEN=448 MAX_NEW_TOKENS=80
@@ -101,16 +102,16 @@ stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$DIR/train.jsonl" -
 
 # The leader learns to speak: the output form, to follow some agent, to work alone. Then its warm start: traces that turn
 # back, composed from its own right and wrong outputs, and OpenRLHF's SFT on them.
-sft() { # name, model, data, learning rate: sets COMMAND
+sft() { # name, model, data, batch size, learning rate: sets COMMAND
   COMMAND=($PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
     --model.model_name_or_path "$2" --ckpt.output_dir "$DIR/leaders/$1" --ckpt.path "$DIR/ckpt/$1"
     --data.dataset "$3" --data.input_key input --data.output_key output --data.input_template "{}"
-    --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size 32 --train.micro_batch_size 32
-    --adam.lr "$4" --train.seed $((SEED + 1)))
+    --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size "$4" --train.micro_batch_size "$4"
+    --adam.lr "$5" --train.seed $((SEED + 1)))
 }
 stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $BASE_ROWS --seed $SEED \
   --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"
-sft base "$DIR/models/leader" "$DIR/base.jsonl" 2e-3
+sft base "$DIR/models/leader" "$DIR/base.jsonl" 32 2e-3
 BASE=("${COMMAND[@]}")
 # Meanwhile a team that the leader never sees in training: four other models, taught half as long.
 UNSEEN=(bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 2)) $MAX_LEN $SEED 4 5 6 7)
@@ -118,7 +119,7 @@ stage_both base+agents BASE UNSEEN
 stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/base" --out "$DIR/sft" \
   --template compact --phrases $Q/phrases.yaml --draws 3 --samples $SAMPLES --solo_fraction 0.4 --n $SFT_ROWS \
   --max_len $MAX_LEN --max_new_tokens $MAX_NEW_TOKENS --seed $SEED
-sft sft "$DIR/leaders/base" "$DIR/sft/train.jsonl" 1e-3
+sft sft "$DIR/leaders/base" "$DIR/sft/train.jsonl" $SFT_BATCH 1e-3
 stage sft "${COMMAND[@]}"
 
 # MLPO, and plain GRPO without a team on the same questions, number of rollouts, objective and settings.

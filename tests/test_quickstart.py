@@ -69,7 +69,7 @@ def test_smoke_run(tmp_path):
     report = (folder / "report" / "report.md").read_text()
     assert "seed 0" in report
     assert "eval/evaluate.py" in report
-    for plot in ("comparison", "rounds", "by_correct_agents", "learning_curves"):
+    for plot in ("comparison_0", "rounds_0", "by_correct_agents_0", "across", "learning_curves"):
         assert (folder / "report" / f"{plot}.png").stat().st_size > 5000
     assert "real_bbh_rows" in summary or not (ROOT.parent / "shared" / "data" / "bbh_sample.jsonl").exists()
 
