@@ -218,11 +218,11 @@ def leader_messages(
 def _leader_parts(template: PromptTemplate, question: str, texts: Sequence[str], last: str | None) -> list[str]:
     """The parts of a leader prompt out of texts that `defuse` has made harmless already."""
     parts = [_fill(template.question, question=question)]
+    if last is not None:  # before the responses, as it was: the agents wrote theirs with it in sight
+        parts.append(_fill(template.history, output=last))
     if texts:
         blocks = [_fill(template.response, number=str(number), text=text) for number, text in enumerate(texts, 1)]
         parts.append(_fill(template.team, responses=template.separator.join(blocks)))
-    if last is not None:
-        parts.append(_fill(template.history, output=last))
     parts.append(template.instruction_team if texts else template.instruction_solo)
     return parts
 

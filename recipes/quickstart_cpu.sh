@@ -15,7 +15,7 @@
 # packages.
 #
 # Deviations from the paper (arXiv 2507.08960):
-#   1. Models of 0.1 to 1 million parameters trained here, on generated questions in the form of three BBH tasks.
+#   1. Models of 0.1 to 0.3 million parameters trained here, on generated questions in the form of three BBH tasks.
 #   2. The leader first learns to speak from made-up rows (recipes/quickstart/leader_data.py), as an instruct model of
 #      that size does not exist; its warm start is then built from its own outputs, as in the GPU recipes.
 #   3. A share of the training prompts is solo (--mlpo.solo_fraction), so that a leader this small stays able to work
@@ -42,12 +42,12 @@ done
 DIR=${DIR:-runs/quickstart$( ((SMOKE)) && echo _smoke || true)}
 
 if ((SMOKE)); then
-  N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 BASE_ROWS=1280 SFT_ROWS=128 SFT_BATCH=4 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4
+  N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 BASE_ROWS=1280 SFT_ROWS=128 SFT_BATCH=4 SFT_EPOCHS=1 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4
   ROUNDS=2 SAMPLES=2 UNSEEN_TEST=20
 else
-  N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-750} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-8000}
-  SFT_ROWS=${SFT_ROWS:-3200} SFT_BATCH=32 EPISODES=${EPISODES:-1} ROLLOUT_PROMPTS=16 GROUP=8
-  ROUNDS=3 SAMPLES=4 UNSEEN_TEST=250
+  N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-750} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-9600}
+  SFT_ROWS=${SFT_ROWS:-3200} SFT_BATCH=16 SFT_EPOCHS=2 EPISODES=${EPISODES:-2} ROLLOUT_PROMPTS=32 GROUP=8
+  ROUNDS=3 SAMPLES=4 UNSEEN_TEST=200
 fi
 REAL_ROWS=${REAL_ROWS:-../shared/data/bbh_sample.jsonl}
 MAX_LEN=448 MAX_NEW_TOKENS=80
@@ -102,24 +102,24 @@ stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$DIR/train.jsonl" -
 
 # The leader learns to speak: the output form, to follow some agent, to work alone. Then its warm start: traces that turn
 # back, composed from its own right and wrong outputs, and OpenRLHF's SFT on them.
-sft() { # name, model, data, batch size, learning rate: sets COMMAND
+sft() { # name, model, data, batch size, learning rate, epochs: sets COMMAND
   COMMAND=($PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
     --model.model_name_or_path "$2" --ckpt.output_dir "$DIR/leaders/$1" --ckpt.path "$DIR/ckpt/$1"
     --data.dataset "$3" --data.input_key input --data.output_key output --data.input_template "{}"
-    --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size "$4" --train.micro_batch_size "$4"
+    --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs "$6" --train.batch_size "$4" --train.micro_batch_size "$4"
     --adam.lr "$5" --train.seed $((SEED + 1)))
 }
 stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $BASE_ROWS --seed $SEED \
   --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"
-sft base "$DIR/models/leader" "$DIR/base.jsonl" 32 2e-3
+sft base "$DIR/models/leader" "$DIR/base.jsonl" 16 4e-3 1
 BASE=("${COMMAND[@]}")
-# Meanwhile a team that the leader never sees in training: four other models, taught half as long.
-UNSEEN=(bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 2)) $MAX_LEN $SEED 4 5 6 7)
+# Meanwhile a team that the leader never sees in training: four other models, taught a third as long.
+UNSEEN=(bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 3)) $MAX_LEN $SEED 4 5 6 7)
 stage_both base+agents BASE UNSEEN
 stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/base" --out "$DIR/sft" \
   --template compact --phrases $Q/phrases.yaml --draws 3 --samples $SAMPLES --solo_fraction 0.4 --n $SFT_ROWS \
   --max_len $MAX_LEN --max_new_tokens $MAX_NEW_TOKENS --seed $SEED
-sft sft "$DIR/leaders/base" "$DIR/sft/train.jsonl" $SFT_BATCH 1e-3
+sft sft "$DIR/leaders/base" "$DIR/sft/train.jsonl" $SFT_BATCH 2e-3 $SFT_EPOCHS
 stage sft "${COMMAND[@]}"
 
 # MLPO, and plain GRPO without a team on the same questions, number of rollouts, objective and settings.
@@ -130,8 +130,8 @@ train() { # name, leader to start from, solo fraction: sets COMMAND
   MODEL=(--actor.model_name_or_path "$DIR/leaders/$start" --reward.remote_url reward_fns/auto_reward.py)
   LENGTHS=(--data.max_len $MAX_LEN --rollout.max_new_tokens $MAX_NEW_TOKENS)
   ROLLOUT=(--vllm.num_engines 1 --vllm.enable_prefix_caching --rollout.batch_size $ROLLOUT_PROMPTS
-    --rollout.n_samples_per_prompt $GROUP --rollout.micro_batch_size 64)
-  UPDATE=(--train.batch_size $((ROLLOUT_PROMPTS * GROUP)) --train.micro_batch_size 64 --train.num_episodes $EPISODES
+    --rollout.n_samples_per_prompt $GROUP --rollout.micro_batch_size 128)
+  UPDATE=(--train.batch_size $((ROLLOUT_PROMPTS * GROUP)) --train.micro_batch_size 128 --train.num_episodes $EPISODES
     --actor.adam.lr 5e-4 --algo.kl.init_coef 0 --ds.zero_stage 0 --train.seed $((SEED + 1)))
   OUTPUT=(--ckpt.output_dir "$DIR/leaders/$name" --ckpt.path "$DIR/ckpt/$name" --logger.tensorboard_dir "$DIR/tensorboard/$name"
     --logger.wandb.run_name "$name")

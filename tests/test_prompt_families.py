@@ -4,6 +4,7 @@ Small vocabularies trained here, but the families' own normalisation, splitting,
 """
 
 import json
+import re
 from functools import lru_cache
 
 import pytest
@@ -120,8 +121,8 @@ def test_hostile_responses_leave_the_tokens_of_our_frame_as_they_are(name):
         """Ids of the frame's stretches, and of what stands between them; no token lies across a border."""
         prompt = renderer.render("Is it so?", texts, last)
         borders = [0]
-        marks = [*(f"[response {number}]\n" for number in range(1, len(texts) + 1)), "[last output]\n"]
-        for mark, text in zip(marks, [*texts, last]):
+        marks = ["[last output]\n", *(f"[response {number}]\n" for number in range(1, len(texts) + 1))]
+        for mark, text in zip(marks, [last, *texts]):
             start = prompt.index(mark, borders[-1]) + len(mark)
             borders += [start, start + len(defuse(text, control_tokens(tokenizer)).strip())]
         del borders[0]
@@ -181,9 +182,7 @@ def test_any_lengths_fit_with_question_and_endings_whole(name, responses, last, 
     prompt = PromptRenderer(tokenizer, chat, budget).render(question, responses, last)
     assert len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) <= budget
     # The empty prompt begins with the frame's head and the whole question; so must this one.
-    assert prompt.startswith(
-        empty.split("Your team answered" if responses else "Your own answer")[0].split("Reason")[0]
-    )
+    assert prompt.startswith(re.split("Your team answered|Your own answer|Reason", empty)[0])
     for number, end in enumerate(ends[:-1], 1):
         assert f"{end} \n[end of response {number}]" in prompt
     assert last is None or f"{ends[-1]} \n[end of last output]" in prompt

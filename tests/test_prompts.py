@@ -69,7 +69,7 @@ def test_templates_show_what_belongs_in(name):
     first = agent_messages(template, "How many?")[-1]["content"]
     later = agent_messages(template, "How many?", own="mine", leader="<answer>7</answer>")[-1]["content"]
     assert all("How many?" in text for text in (solo, team, first, later))
-    assert team.index("one") < team.index("two") < team.index("[think]a[/think]")
+    assert team.index("[think]a[/think]") < team.index("one") < team.index("two"), "as it came about"
     assert "mine" in later
     assert "[answer]7[/answer]" in later
     assert "mine" not in first

@@ -57,9 +57,10 @@ def rows(agent: int, seed: int, revise: float):  # noqa: ANN201
 
 def leader_text(rng: random.Random, answer: str, row: dict) -> str:
     """A leader output in the form of the leader's own schooling, ending in `answer`."""
+    work = q.work(row["subtask"], row["question"])
     if rng.random() < 0.2:
-        return output(f"I do it myself : {q.work(row['subtask'], row['question'])}", answer)
-    return output(follow(rng.randint(1, 3), rng.choice(PHRASES[:3]).format(answer)), answer)
+        return output(f"I do it myself : {work}", answer)
+    return output(follow(work, rng.randint(1, 3), rng.choice(PHRASES[:3]).format(answer)), answer)
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """Make the leader's schooling from a pool, for `openrlhf.cli.train_sft`: what an instruct model brings along.
 
     python3 recipes/quickstart/leader_data.py --pool runs/quickstart/pool --model runs/quickstart/models/leader \
-        --n 8000 --solo 0.4 --seed 0 --out runs/quickstart/leader_base.jsonl
+        --n 9600 --solo 0.3 --seed 0 --out runs/quickstart/leader_base.jsonl
 
 Writes JSON Lines {"input": rendered leader prompt, "output": trace}. Prompts are rendered exactly as in MLPO training.
-A leader of a million parameters comes from nowhere: here it learns the output form, to follow some agent and to work
+A leader of 0.2 million parameters comes from nowhere: here it learns the output form, to follow some agent and to work
 alone. Backtracking and self-correction come after, from its own outputs (openrlhf_mlpo.cli.build_sft), and whom to
 trust is left to MLPO.
 """
@@ -45,9 +45,13 @@ def output(think: str, answer: str) -> str:
     return f"<think> {think} </think> <answer> {answer} </answer>"
 
 
-def follow(number: int, response: str) -> str:
-    """How the leader takes up the response of agent `number`: its words, its number, its answer."""
-    return f"follow {excerpt(response)} {number} {extract_answer(response)}"
+def follow(work: str, number: int, response: str) -> str:
+    """How the leader takes up the response of agent `number`: its words, its number, its answer.
+
+    The kind of question comes first, the first word of a derivation (`questions.work`): whom to trust for which kind is
+    then a matter of one word and the next, which MLPO can teach a tiny model in some dozen steps.
+    """
+    return f"{work.split()[0]} follow {excerpt(response)} {number} {extract_answer(response)}"
 
 
 def solo_trace(rng: random.Random, work: str, answer: str, guess: float) -> str:
@@ -56,7 +60,11 @@ def solo_trace(rng: random.Random, work: str, answer: str, guess: float) -> str:
 
 
 def reworded(rng: random.Random, texts: tuple[str, ...]) -> tuple[str, ...]:
-    """The same answers in the words of other agents, so that the leader learns to read any team."""
+    """The same answers in other agents' words: so the leader learns to read any team, and by no short cut.
+
+    In this team's own words a tiny model soon guesses which answers go with which words, and is slow to learn to look
+    the answer up in its prompt.
+    """
     answers = [extract_answer(text) for text in texts]
     words = rng.sample(PHRASES, len(texts))
     return tuple(
@@ -75,7 +83,7 @@ def team_trace(rng: random.Random, texts: tuple[str, ...], gold: str, work: str,
     if not given or rng.random() < own:
         return output(f"I do it myself : {work}", gold)
     number = rng.choice(given)
-    return output(follow(number, texts[number - 1]), extract_answer(texts[number - 1]))
+    return output(follow(work, number, texts[number - 1]), extract_answer(texts[number - 1]))
 
 
 def main() -> None:
@@ -83,18 +91,15 @@ def main() -> None:
     parser.add_argument("--pool", required=True, help="pool directory")
     parser.add_argument("--model", required=True, help="the leader, for its tokenizer and chat template")
     parser.add_argument("--template", default="compact", help="prompt template (default compact)")
-    parser.add_argument("--n", type=int, default=8000, help="rows to write (default 8000)")
-    parser.add_argument("--solo", type=float, default=0.4, help="share of rows without a team (default 0.4)")
+    parser.add_argument("--n", type=int, default=9600, help="rows to write (default 9600)")
+    parser.add_argument("--solo", type=float, default=0.3, help="share of rows without a team (default 0.3)")
     parser.add_argument(
         "--guess", type=float, default=0.5, help="share of solo rows without a derivation (default 0.5)"
     )
     parser.add_argument(
-        "--own", type=float, default=0.25, help="share of team rows the leader works out (default 0.25)"
+        "--own", type=float, default=0.15, help="share of team rows the leader works out (default 0.15)"
     )
     parser.add_argument("--later", type=float, default=0.3, help="share of team rows from a later round (default 0.3)")
-    parser.add_argument(
-        "--reword", type=float, default=0.3, help="share of team rows in the words of any agents (default 0.3)"
-    )
     parser.add_argument("--max_prompt_tokens", type=int, default=352, help="budget of a prompt (default 352)")
     parser.add_argument("--seed", type=int, default=0, help="seed of draws and traces (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
@@ -120,7 +125,7 @@ def main() -> None:
                 task=row["task"],
             )
             derivation = q.work(row["subtask"], row["question"])
-            texts = reworded(rng, draw.texts) if rng.random() < args.reword else draw.texts
+            texts = reworded(rng, draw.texts)
             trace = (
                 team_trace(rng, texts, row["answer"], derivation, args.own)
                 if draw.texts

@@ -32,7 +32,7 @@ wait no not but all others other same this has disagree agree check
 """
 PUNCTUATION = list("()[]{}<>.,:;?!-+*/='\"")
 
-LEADER = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}
+LEADER = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 192}
 AGENT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 192}
 
 
