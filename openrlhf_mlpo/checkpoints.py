@@ -21,6 +21,8 @@ def check_checkpoint(path: str | Path) -> None:
     try:
         tag = latest.read_text().strip()
     except FileNotFoundError:
+        if folder.is_dir():  # killed during its first save; OpenRLHF would end in a KeyError after minutes
+            raise UserError(f"--ckpt.load_enable: {folder}: holds no finished state; start anew: remove it") from None
         return
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{latest}: cannot be read: {error}") from None

@@ -50,3 +50,10 @@ def test_when_nothing_is_whole_it_says_so(saved):
         file.write_bytes(b"")
     with pytest.raises(UserError, match="start anew: remove .*_actor"):
         check_checkpoint(saved)
+
+
+def test_a_folder_without_a_finished_state_is_refused(tmp_path):
+    """As a run leaves it that was killed during its first save."""
+    (tmp_path / "_actor" / "global_step1").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"_actor: holds no finished state; start anew: remove it$"):
+        check_checkpoint(tmp_path)
