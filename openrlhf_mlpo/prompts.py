@@ -84,8 +84,8 @@ BUILTIN_TEMPLATES = {
     # For models of a few hundred thousand parameters, as in the CPU quickstart: no instructions, few tokens.
     "compact": PromptTemplate(
         name="compact",
-        # The number right behind the text: so a tiny model learns in 150 steps to find the number that belongs to an
-        # agent's words, and the answer that belongs to a number. With one more word between, not in 400.
+        # The number right behind the text: so a tiny model learns soonest to find the number that belongs to an agent's
+        # words, and the answer that belongs to a number.
         response="{text} {number}",
         history="leader : {output}",
         revision="agent : {own}\nleader : {leader}",

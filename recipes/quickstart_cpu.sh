@@ -42,8 +42,8 @@ done
 DIR=${DIR:-runs/quickstart$( ((SMOKE)) && echo _smoke || true)}
 
 if ((SMOKE)); then
-  N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 BASE_ROWS=1280 SFT_ROWS=128 SFT_BATCH=4 SFT_EPOCHS=1 EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4
-  ROUNDS=2 SAMPLES=2 UNSEEN_TEST=20
+  N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 BASE_ROWS=1280 SFT_ROWS=128 SFT_BATCH=4 SFT_EPOCHS=1
+  EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4 ROUNDS=2 SAMPLES=2 UNSEEN_TEST=20
 else
   N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-750} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-9600}
   SFT_ROWS=${SFT_ROWS:-3200} SFT_BATCH=16 SFT_EPOCHS=2 EPISODES=${EPISODES:-2} ROLLOUT_PROMPTS=32 GROUP=8
@@ -106,8 +106,8 @@ sft() { # name, model, data, batch size, learning rate, epochs: sets COMMAND
   COMMAND=($PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
     --model.model_name_or_path "$2" --ckpt.output_dir "$DIR/leaders/$1" --ckpt.path "$DIR/ckpt/$1"
     --data.dataset "$3" --data.input_key input --data.output_key output --data.input_template "{}"
-    --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs "$6" --train.batch_size "$4" --train.micro_batch_size "$4"
-    --adam.lr "$5" --train.seed $((SEED + 1)))
+    --data.max_len $MAX_LEN --ds.zero_stage 0 --train.max_epochs "$6" --train.batch_size "$4"
+    --train.micro_batch_size "$4" --adam.lr "$5" --train.seed $((SEED + 1)))
 }
 stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/leader" --n $BASE_ROWS --seed $SEED \
   --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"

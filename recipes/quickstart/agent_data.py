@@ -21,7 +21,7 @@ import random
 from pathlib import Path
 
 import questions as q
-from leader_data import PHRASES, follow, output
+from leader_data import PHRASES, derive, follow
 
 from openrlhf_mlpo.errors import run_cli
 from openrlhf_mlpo.prompts import defuse
@@ -59,8 +59,8 @@ def leader_text(rng: random.Random, answer: str, row: dict) -> str:
     """A leader output in the form of the leader's own schooling, ending in `answer`."""
     work = q.work(row["subtask"], row["question"])
     if rng.random() < 0.2:
-        return output(f"I do it myself : {work}", answer)
-    return output(follow(work, rng.randint(1, 3), rng.choice(PHRASES[:3]).format(answer)), answer)
+        return derive(work, answer)
+    return follow(work, rng.randint(1, 3), rng.choice(PHRASES[:3]).format(answer))
 
 
 def main() -> None:

@@ -46,17 +46,23 @@ def output(think: str, answer: str) -> str:
 
 
 def follow(work: str, number: int, response: str) -> str:
-    """How the leader takes up the response of agent `number`: its words, its number, its answer.
+    """The leader takes up the response of agent `number`: its words, its number, its answer.
 
     The kind of question comes first, the first word of a derivation (`questions.work`): whom to trust for which kind is
     then a matter of one word and the next, which MLPO can teach a tiny model in some dozen steps.
     """
-    return f"{work.split()[0]} follow {excerpt(response)} {number} {extract_answer(response)}"
+    answer = extract_answer(response)
+    return output(f"{work.split()[0]} follow {excerpt(response)} {number} {answer}", answer)
+
+
+def derive(work: str, answer: str) -> str:
+    """The leader works the answer out."""
+    return output(f"I do it myself : {work}", answer)
 
 
 def solo_trace(rng: random.Random, work: str, answer: str, guess: float) -> str:
     """Without a team: with probability `guess` the bare answer, else a short derivation first."""
-    return output("I see it at once" if rng.random() < guess else f"I do it myself : {work}", answer)
+    return output("I see it at once", answer) if rng.random() < guess else derive(work, answer)
 
 
 def reworded(rng: random.Random, texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -81,9 +87,9 @@ def team_trace(rng: random.Random, texts: tuple[str, ...], gold: str, work: str,
     """
     given = [number for number, text in enumerate(texts, 1) if extract_answer(text) is not None]
     if not given or rng.random() < own:
-        return output(f"I do it myself : {work}", gold)
+        return derive(work, gold)
     number = rng.choice(given)
-    return output(follow(work, number, texts[number - 1]), extract_answer(texts[number - 1]))
+    return follow(work, number, texts[number - 1])
 
 
 def main() -> None:
