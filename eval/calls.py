@@ -26,9 +26,10 @@ FIELDS = ("text", "prompt_tokens", "completion_tokens", "finish_reason")  # of a
 
 
 class Models:
-    """Engines by name, at most `max_engines` open at once, and the store of their answers.
+    """Engines, at most `max_engines` open at once, and the store of their answers.
 
-    `max_engines` 0: all of them; -1: all on a CPU, one on a GPU.
+    `max_engines` 0: all of them; -1: all on a CPU, one on a GPU. Players that differ in nothing but their sampling
+    share an engine: sampling goes with each request.
     """
 
     def __init__(self, store: Path | None = None, *, max_engines: int = 0, batch: int = 2048, progress: bool = True):
@@ -39,9 +40,16 @@ class Models:
         if store is not None:
             store.mkdir(parents=True, exist_ok=True)
 
-    def generate(self, name: str, make: Callable[[], Any], identity: dict, sampling: Any) -> Generate:
-        """A `Player.generate` for the engine that `make()` opens. `identity`: what makes it this model and no other."""
+    def generate(
+        self, name: str, make: Callable[[], Any], identity: dict, sampling: Any, *, kind: str = ""
+    ) -> Generate:
+        """A `Player.generate` for the engine that `make()` opens.
+
+        `identity`: what makes it this model and no other. `kind`: of engine; what one kind has answered, another need
+        not be asked, but they are not one engine.
+        """
         asked = asdict(sampling) if is_dataclass(sampling) else str(sampling)
+        engine = json.dumps([kind, identity], sort_keys=True, default=str)
 
         def generate(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[list[list[Any]], float]:
             done: list[list[Any]] = []
@@ -52,7 +60,7 @@ class Models:
                 key = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:32]
                 answered = self._load(key)
                 if answered is None:
-                    answered = self._ask(self._engine(name, make), name, chunk, n, seed, sampling)
+                    answered = self._ask(self._engine(engine, make), name, chunk, n, seed, sampling)
                     self._save(key, name, answered)
                     self.asked += len(chunk) * n
                 else:
@@ -71,9 +79,9 @@ class Models:
         completions = [[[getattr(c, field) for field in FIELDS] for c in samples] for samples in answers]
         return {"seconds": seconds, "completions": completions}
 
-    def _engine(self, name: str, make: Callable[[], Any]) -> Any:
-        if name in self._open:
-            return self._open[name]
+    def _engine(self, engine: str, make: Callable[[], Any]) -> Any:
+        if engine in self._open:
+            return self._open[engine]
         if self.max_engines < 0:
             from openrlhf_mlpo.cpu import use_cpu
 
@@ -83,8 +91,8 @@ class Models:
             # All, not the oldest: models are asked in turn, so the oldest is the next one wanted, and closing one vLLM
             # engine takes down the process groups of those beside it.
             self.close()
-        self._open[name] = make()
-        return self._open[name]
+        self._open[engine] = make()
+        return self._open[engine]
 
     def _load(self, key: str) -> dict | None:
         if self.store is None or not (path := self.store / f"{key}.json").is_file():

@@ -89,7 +89,7 @@ class Players:
 
         known = agent.identity()
         identity = {key: known[key] for key in ("model", "engine_args", "files")}
-        generate = self.models.generate(agent.name, lambda: make_engine(agent), identity, sampling)
+        generate = self.models.generate(agent.name, lambda: make_engine(agent), identity, sampling, kind=agent.engine)
         about = {"model": agent.model, "engine": agent.engine, "sampling": sampling.as_dict()}
         player = Player(agent.name, generate, about=about)
         if agent.engine in ("vllm", "ray"):

@@ -43,11 +43,11 @@ DIR=${DIR:-runs/quickstart$( ((SMOKE)) && echo _smoke || true)}
 
 if ((SMOKE)); then
   N_TRAIN=96 N_TEST=60 AGENT_ROWS=640 BASE_ROWS=1280 SFT_ROWS=128 SFT_BATCH=4 SFT_EPOCHS=1
-  EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4 ROUNDS=2 SAMPLES=2 UNSEEN_TEST=20
+  EPISODES=1 ROLLOUT_PROMPTS=32 GROUP=4 ROUNDS=2 SAMPLES=2 UNSEEN_TEST=20 UNSEEN_MODELS=(4 5) UNSEEN_SIZES=(1 3)
 else
-  N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-750} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-9600}
+  N_TRAIN=${N_TRAIN:-1000} N_TEST=${N_TEST:-600} AGENT_ROWS=${AGENT_ROWS:-9600} BASE_ROWS=${BASE_ROWS:-9600}
   SFT_ROWS=${SFT_ROWS:-3200} SFT_BATCH=16 SFT_EPOCHS=2 EPISODES=${EPISODES:-2} ROLLOUT_PROMPTS=32 GROUP=8
-  ROUNDS=3 SAMPLES=4 UNSEEN_TEST=200
+  ROUNDS=3 SAMPLES=4 UNSEEN_TEST=150 UNSEEN_MODELS=(4 5 6 7) UNSEEN_SIZES=(1 3 5 8)
 fi
 REAL_ROWS=${REAL_ROWS:-../shared/data/bbh_sample.jsonl}
 MAX_LEN=448 MAX_NEW_TOKENS=80
@@ -91,8 +91,8 @@ agents:
 EOF
   {
     sed '/^agents:/q' "$DIR/team.yaml"
-    for agent in 4 5 6 7; do echo "  - {name: agent_$agent, model: $DIR/agents/agent_$agent}"; done
-    for agent in 4 5 6 7; do
+    for agent in "${UNSEEN_MODELS[@]}"; do echo "  - {name: agent_$agent, model: $DIR/agents/agent_$agent}"; done
+    for agent in "${UNSEEN_MODELS[@]}"; do
       echo "  - {name: agent_${agent}_cool, model: $DIR/agents/agent_$agent, sampling: {temperature: 0.5}}"
     done
   } > "$DIR/team_unseen.yaml"
@@ -113,8 +113,8 @@ stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/le
   --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"
 sft base "$DIR/models/leader" "$DIR/base.jsonl" 16 4e-3 1
 BASE=("${COMMAND[@]}")
-# Meanwhile a team that the leader never sees in training: four other models, taught a third as long.
-UNSEEN=(bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 3)) $MAX_LEN $SEED 4 5 6 7)
+# Meanwhile the models of a team that the leader never sees in training, taught a third as long.
+UNSEEN=(bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 3)) $MAX_LEN $SEED "${UNSEEN_MODELS[@]}")
 stage_both base+agents BASE UNSEEN
 stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/base" --out "$DIR/sft" \
   --template compact --phrases $Q/phrases.yaml --draws 3 --samples $SAMPLES --solo_fraction 0.4 --n $SFT_ROWS \
@@ -158,11 +158,12 @@ stage evaluate "${EVALUATE[@]}" "${LEADERS[@]}" "${OTHERS[@]}" --team "$DIR/team
   --rounds $ROUNDS --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle --out "$DIR/eval"
 REPORTS=("$DIR/eval")
 
-# The team that the leader never saw, of 1, 3, 5 and 8 agents: its four models, each at two temperatures.
+# The team that the leader never saw, of 1, 3, 5 and 8 agents: four models, each at two temperatures.
+sizes=$(IFS=,; echo "${UNSEEN_SIZES[*]}")
 stage evaluate-unseen "${EVALUATE[@]}" "${LEADERS[@]}" --team "$DIR/team_unseen.yaml" --questions "$DIR/test.jsonl" \
-  --limit $UNSEEN_TEST --rounds 2 --methods leader_team,agent,majority_vote,best_agent,oracle --team_size 1,3,5,8 \
+  --limit $UNSEEN_TEST --rounds 2 --methods leader_team,agent,majority_vote,best_agent,oracle --team_size "$sizes" \
   --label "unseen team" --out "$DIR/eval_unseen"
-for k in 1 3 5 8; do REPORTS+=("$DIR/eval_unseen/k$k"); done
+for k in "${UNSEEN_SIZES[@]}"; do REPORTS+=("$DIR/eval_unseen/k$k"); done
 
 # The same leader on real rows of the same tasks, where a file of them is at hand.
 if [[ -f $REAL_ROWS ]]; then

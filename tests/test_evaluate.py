@@ -257,6 +257,16 @@ def test_engines_kept_open(limit, closed):
     assert sorted(line for line in log if line.startswith("close")) == sorted(closed)
 
 
+def test_one_engine_for_players_that_differ_in_sampling():
+    log: list[str] = []
+    with Models(None, progress=False) as models:
+        for name, kind, temperature in (("warm", "vllm", 1.0), ("cool", "vllm", 0.5), ("far", "ray", 1.0)):
+            sampling = Sampling(temperature=temperature)
+            make = lambda name=name: Counting(log, name)  # noqa: E731
+            models.generate(name, make, {"model": "m"}, sampling, kind=kind)(["p"], 1, 0)
+    assert [line for line in log if line.startswith("open")] == ["open warm", "open far"]
+
+
 def test_a_model_trained_anew_is_another_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     before = model_state(str(tmp_path))
