@@ -27,6 +27,8 @@ _ENVIRONMENT = {
     # Threads that spin while they wait make a step 20 times slower as soon as anything else wants a core.
     "OMP_WAIT_POLICY": "PASSIVE",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    # vLLM would pin its process to cores, and everything started from it later would inherit that.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -216,6 +218,10 @@ def _patch_vllm_engine(module) -> None:
 
     def engine_args(*args, **kwargs):
         kwargs["worker_extension_cls"] = "openrlhf_mlpo.cpu.CPUWorkerWrap"
+        if kwargs.get("distributed_executor_backend") == "uni":
+            # On a CPU vLLM turns the name "uni" into a worker process of its own, to set its OpenMP threads; those are
+            # set here already, and the process costs its imports once more. Named by its class it is left alone.
+            kwargs["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
         return original(*args, **{**kwargs, **vllm_engine_args()})
 
     module.vllm.AsyncEngineArgs = engine_args

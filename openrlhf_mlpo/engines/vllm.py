@@ -27,8 +27,6 @@ class VllmEngine(Engine):
             # process an engine starts in 1 to 2 s once vLLM is imported. On a GPU the second process pays: it hides
             # tokenization and detokenization, and its end gives all GPU memory back.
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-            # vLLM would pin this process to cores, and everything it starts later would inherit that.
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
             # torch read OMP_NUM_THREADS when it was imported, perhaps before prepare_vllm set it. Threads that wait for
             # each other on busy cores made a tiny model 9 times slower.
             import torch

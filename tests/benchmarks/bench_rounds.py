@@ -6,8 +6,8 @@
 Plays leader + team over T rounds with one small vLLM model as every player, three times: by eval/evaluate.py's own code
 (rendering, judging, storing and writing included), by `vllm.LLM.generate` on the same prompts with nothing around it,
 and by asking question after question, message after message, as multi-agent scripts do. Same model, same process.
-Prints one JSON object; exits 1 when a target is missed (90 % of the bare engine, 5 times the loop). Run it on an idle
-machine: a tiny model makes an engine of 0.1 ms a token, and whatever else runs is seen.
+Prints one JSON object; the targets are 0.9 of the bare engine and 5 times the loop. Run it on an idle machine: a tiny
+model makes an engine of 0.1 ms a token, and whatever else runs is seen.
 """
 
 from __future__ import annotations
