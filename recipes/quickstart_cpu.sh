@@ -117,14 +117,19 @@ stage base-data $PY $Q/leader_data.py --pool "$DIR/pool" --model "$DIR/models/le
   --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"
 sft base "$DIR/models/leader" "$DIR/base.jsonl" 16 4e-3 1
 BASE=("${COMMAND[@]}")
-# Meanwhile the models of a team that the leader never sees in training, taught a third as long.
-UNSEEN=(bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 3)) $MAX_LEN $SEED "${UNSEEN_MODELS[@]}")
-stage_all base+agents BASE UNSEEN
+# Meanwhile, on the other core, half of a team that the leader never sees in training, taught a third as long; the other
+# half while the leader learns again.
+half=$((${#UNSEEN_MODELS[@]} / 2))
+UNSEEN=(bash $Q/agents.sh "$DIR" $((AGENT_ROWS / 3)) $MAX_LEN $SEED)
+UNSEEN_1=("${UNSEEN[@]}" "${UNSEEN_MODELS[@]:0:half}")
+UNSEEN_2=("${UNSEEN[@]}" "${UNSEEN_MODELS[@]:half}")
+stage_all base+agents BASE UNSEEN_1
 stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/base" --out "$DIR/sft" \
   --template compact --phrases $Q/phrases.yaml --draws 3 --samples $SAMPLES --solo_fraction 0.4 --n $SFT_ROWS \
   --max_len $MAX_LEN --max_new_tokens $MAX_NEW_TOKENS --seed $SEED
 sft sft "$DIR/leaders/base" "$DIR/sft/train.jsonl" $SFT_BATCH 2e-3 $SFT_EPOCHS
-stage sft "${COMMAND[@]}"
+SFT=("${COMMAND[@]}")
+stage_all sft+agents SFT UNSEEN_2
 
 # MLPO, and plain GRPO without a team on the same questions, number of rollouts, objective and settings.
 train() { # name, leader to start from, solo fraction: sets COMMAND

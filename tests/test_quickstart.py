@@ -62,7 +62,9 @@ def test_smoke_run(tmp_path):
         low, high = test["ci95"]
         assert low <= test["diff"] <= high
         assert 0 <= test["p"] <= 1
-    assert {"mlpo+grpo", "pool", "sft-data", "sft", "evaluate", "report", "total"} <= set(summary["wall_seconds"])
+    assert {"mlpo+grpo", "pool", "sft-data", "sft+agents", "evaluate", "report", "total"} <= set(
+        summary["wall_seconds"]
+    )
     assert summary["versions"]["openrlhf"] == "0.11.2"
     report = (folder / "report" / "report.md").read_text()
     assert "seed 0" in report

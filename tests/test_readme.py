@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from functools import lru_cache
@@ -58,6 +59,14 @@ def test_modules_are_there_and_have_these_flags(command):
     shown = help_of(words[2])
     for flag in (word.partition("=")[0] for word in words[3:] if word.startswith("--") and word != "--"):
         assert re.search(rf"{re.escape(flag)}\b", shown), f"{words[2]} has no {flag}"
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("pip install ")])
+def test_pip_takes_what_it_is_given(command):
+    offline = ["--dry-run", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    words = [sys.executable, "-m", "pip", "install", *offline, *shlex.split(command)[2:]]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
