@@ -34,6 +34,7 @@ MAX_LEN=1024 MAX_NEW_TOKENS=96
 [[ -e $QUESTIONS ]] && SPLIT=(train test) || SPLIT=(test validation)
 
 PY=.venv/bin/python
+FORM=recipes/smollm2/template.yaml
 export OPENRLHF_MLPO_CPU=1
 stage() {
   local name=$1; shift
@@ -53,21 +54,23 @@ defaults:
   engine_args: {max_model_len: $MAX_LEN}
 agents:
   - {name: plain, sampling: {temperature: 0.3}}
-  - {name: careful, sampling: {temperature: 1.0}, system: "You are a careful teacher. Check every step."}
+  - {name: careful, sampling: {temperature: 0.8}, system: "You are a careful teacher. Check every step."}
 EOF
 fi
 
 stage model $PY recipes/smollm2/convert.py --out "$DIR/model"
 stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$QUESTIONS" --task "$TASK" \
-  --split "${SPLIT[0]}" --max-questions "$N_QUESTIONS" --skip-bad-rows --team "$DIR/team.yaml" --samples 2 --seed "$SEED" --out "$DIR/pool"
+  --split "${SPLIT[0]}" --max-questions "$N_QUESTIONS" --skip-bad-rows --team "$DIR/team.yaml" \
+  --template $FORM --samples 2 --seed "$SEED" --out "$DIR/pool"
 stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/model" --out "$DIR/sft" \
-  --samples 4 --drop_correct 2 --max_len $MAX_LEN --max_new_tokens $MAX_NEW_TOKENS --seed "$SEED"
+  --template $FORM --samples 4 --temperature 0.7 --drop_correct 2 --max_len $MAX_LEN \
+  --max_new_tokens $MAX_NEW_TOKENS --seed "$SEED"
 stage sft $PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft --model.model_name_or_path "$DIR/model" \
   --ckpt.output_dir "$DIR/leaders/sft" --ckpt.path "$DIR/ckpt/sft" --data.dataset "$DIR/sft/train.jsonl" \
   --data.input_key input --data.output_key output --data.input_template "{}" --data.max_len $MAX_LEN \
   --ds.zero_stage 2 --train.max_epochs 1 --train.batch_size 4 --train.micro_batch_size 2 --adam.lr 1e-5
 
-MLPO=(--mlpo.pool "$DIR/pool" --mlpo.drop_correct 2 --mlpo.solo_fraction 0.25)
+MLPO=(--mlpo.pool "$DIR/pool" --mlpo.template $FORM --mlpo.drop_correct 2 --mlpo.solo_fraction 0.25)
 MODEL=(--actor.model_name_or_path "$DIR/leaders/sft" --reward.remote_url reward_fns/auto_reward.py)
 LENGTHS=(--data.max_len $MAX_LEN --rollout.max_new_tokens $MAX_NEW_TOKENS)
 ROLLOUT=(--vllm.num_engines 1 --vllm.enable_prefix_caching --rollout.batch_size 4 --rollout.n_samples_per_prompt 4
@@ -80,7 +83,7 @@ stage mlpo $PY -m openrlhf_mlpo.cli.train_mlpo_ray "${MLPO[@]}" "${MODEL[@]}" "$
 
 stage evaluate $PY eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft" \
   --team "$DIR/team.yaml" --questions "$QUESTIONS" --task "$TASK" --split "${SPLIT[1]}" --skip-bad-rows --limit "$N_TEST" \
-  --rounds 2 --max_new_tokens $MAX_NEW_TOKENS --engine_args "{\"max_model_len\": $MAX_LEN}" --drop_long \
+  --rounds 2 --template $FORM --max_new_tokens $MAX_NEW_TOKENS --engine_args "{\"max_model_len\": $MAX_LEN}" --drop_long \
   --methods leader_team,leader_solo,agent,majority_vote,best_agent,oracle --seed "$SEED" --out "$DIR/eval"
 stage report $PY eval/report.py "$DIR/eval" --training "$DIR/tensorboard" --out "$DIR/report"
 ((DRY)) || echo "$DIR/report/report.md"

@@ -70,7 +70,8 @@ def backtracking(summaries: list[dict]) -> str:
         cells = []
         for systems in found:
             point = systems[name][0] if name in systems else None
-            cells.append(f"{point['revised']['accuracy']:.3f}, {point['right']['accuracy'] or 0:.3f}" if point else "")
+            right = f"{point['right']['accuracy']:.3f}" if point and point["right"]["n"] else "–"
+            cells.append(f"{point['revised']['accuracy']:.3f}, {right}" if point else "")
         lines.append(f"| {name}, round 0 | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
