@@ -198,21 +198,36 @@ def training_steps(leaders: Sequence[str]) -> dict[str, tuple[str, tuple[str, ..
     return {**steps, **{name: ("", ()) for name in leaders if name not in steps}}
 
 
+def step_systems(run: Run, leader: str) -> dict[str, pd.Series]:
+    """Outcomes by question of a leader with the team, after the first round (where there are more) and at the end, and
+    alone; by the name of what was played."""
+    team, solo = system_name("leader_team", leader), system_name("leader_solo", leader)
+    found = {}
+    if run.has(team):
+        rounds = run.by_round(team)
+        if rounds.shape[1] > 1:
+            found[f"{team} first round"] = rounds[rounds.columns[0]]
+        found[team] = run.table[team]
+    if run.has(solo):
+        found[solo] = run.table[solo]
+    return found
+
+
 def step_comparisons(run: Run) -> list[Comparison]:
     """What each step of training brought, with the team and alone."""
     steps = training_steps(run.leaders) if run.leaders else {}
     found = []
-    for method in ("leader_team", "leader_solo"):
-        for leader, (_, before) in steps.items():
-            a = system_name(method, leader)
-            for b in (system_name(method, other) for other in before):
-                if run.has(a, b):
-                    found.append(drop_missing(Comparison(f"{a} - {b}", "", run.table[a], run.table[b])))
+    for leader, (_, before) in steps.items():
+        for a, outcomes in step_systems(run, leader).items():
+            for other in before:
+                b = a.replace(f"[{leader}]", f"[{other}]")
+                if (than := step_systems(run, other).get(b)) is not None:
+                    found.append(drop_missing(Comparison(f"{a} - {b}", "", outcomes, than)))
     return found
 
 
 def steps(runs: Sequence[Run]) -> list[dict]:
-    """A row per leader, method and earlier leader: accuracies by run, and the paired difference by run and together."""
+    """A row per leader, what it played and earlier leader: accuracies by run, paired difference by run and together."""
     leaders = list(dict.fromkeys(name for run in runs for name in run.leaders))
     if len(leaders) < 2:
         return []
@@ -220,18 +235,19 @@ def steps(runs: Sequence[Run]) -> list[dict]:
     pooled = over_runs(runs, step_comparisons) if len(runs) > 1 else []
     together = {t["name"]: t for t in pooled}
     rows = []
-    for method in ("leader_team", "leader_solo"):
+    for played in ("leader_team[{}] first round", "leader_team[{}]", "leader_solo[{}]"):
         for leader, (what, before) in training_steps(leaders).items():
-            a = system_name(method, leader)
-            if not any(run.has(a) for run in runs):
+            a = played.format(leader)
+            outcomes = [step_systems(run, leader).get(a) for run in runs]
+            if all(values is None for values in outcomes):
                 continue
-            accuracy = [float(run.table[a].mean()) if run.has(a) else None for run in runs]
-            names = {other: f"{a} - {system_name(method, other)}" for other in before}
+            accuracy = [None if values is None else float(values.mean()) for values in outcomes]
+            names = {other: f"{a} - {played.format(other)}" for other in before}
             made = {other: name for other, name in names.items() if any(name in found for found in per_run)}
             for other, name in made.items() or [("", "")]:
                 differences = [brief(found.get(name)) for found in per_run]
                 rows.append(
-                    {"method": method, "leader": leader, "what": what, "accuracy": accuracy, "against": other,
+                    {"system": a, "leader": leader, "what": what, "accuracy": accuracy, "against": other,
                      "runs": differences, "together": brief(together.get(name))}
                 )  # fmt: skip
     return rows

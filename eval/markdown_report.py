@@ -127,8 +127,8 @@ def steps_table(steps: Sequence[Mapping], heads: Sequence[str], cells) -> list[s
     """What each step of the leader's training brought."""
     rows, seen = [], set()
     for step in steps:
-        who = (step["method"], step["leader"])
-        name = f"{system(*who)}: {step['what']}" if step["what"] else system(*who)
+        who = step["system"]
+        name = f"{who}: {step['what']}" if step["what"] else who
         accuracy = " / ".join(number(value) for value in step["accuracy"])
         rows.append(
             ["" if who in seen else name, "" if who in seen else accuracy, step["against"],
@@ -136,11 +136,11 @@ def steps_table(steps: Sequence[Mapping], heads: Sequence[str], cells) -> list[s
         )  # fmt: skip
         seen.add(who)
     head = ("leader", "accuracy", "against", *(f"difference, {head}" for head in heads))
-    return ["What each step of training brought, with the team (last round) and alone:\n", table(head, rows), ""]
-
-
-def system(method: str, leader: str) -> str:
-    return f"{method}[{leader}]"
+    return [
+        "What each step of training brought, with the team (last round, unless it says otherwise) and alone:\n",
+        table(head, rows),
+        "",
+    ]
 
 
 OTHERS = ("untrained", "majority_vote", "best_agent")

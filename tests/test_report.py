@@ -228,15 +228,21 @@ def test_steps_of_training(tmp_path):
     evaluate(config, fake.team("ann", "bob", "cat"), leaders, fake.questions(40), tmp_path / "run", manifest={})
     run = load_run(tmp_path / "run")
     rows = compared.steps([run])
-    team = [(row["leader"], row["against"]) for row in rows if row["method"] == "leader_team"]
+    team = [(row["leader"], row["against"]) for row in rows if row["system"].startswith("leader_team")]
     assert team == [
         ("base", ""), ("untrained", "base"), ("grpo", "untrained"), ("mlpo_no_sft", "base"), ("mlpo", "untrained"),
         ("mlpo", "grpo"), ("mlpo", "mlpo_no_sft"), ("mlpo", "base"), ("other", ""),
     ]  # fmt: skip
-    step = next(row for row in rows if (row["method"], row["leader"]) == ("leader_solo", "untrained"))
+    step = next(row for row in rows if row["system"] == "leader_solo[untrained]")
     a, b = run.table["leader_solo[untrained]"], run.table["leader_solo[base]"]
     assert step["what"] == "after SFT" and step["accuracy"] == [pytest.approx(a.mean())]
     assert step["runs"][0]["diff"] == pytest.approx((a - b).mean()) and step["together"] is None
+    more = Config(methods=("leader_team",), rounds=2, template=load_template("compact"))
+    evaluate(more, fake.team("ann", "bob", "cat"), leaders[:2], fake.questions(40), tmp_path / "more", manifest={})
+    more = load_run(tmp_path / "more")
+    first = next(row for row in compared.steps([more]) if row["system"] == "leader_team[mlpo] first round")
+    a, b = (more.by_round(f"leader_team[{name}]")[0] for name in ("mlpo", "untrained"))
+    assert first["against"] == "untrained" and first["runs"][0]["diff"] == pytest.approx((a - b).mean())
     main([str(tmp_path / "run"), "--out", str(tmp_path / "out")])
     assert "leader_solo[mlpo]: SFT + MLPO" in (tmp_path / "out" / "report.md").read_text()
 

@@ -88,7 +88,7 @@ def together(report: dict) -> str:
     for step in group["steps"]:
         if step["against"]:
             test = difference(step["together"] or step["runs"][0])
-            lines.append(f"| {step['method']}[{step['leader']}]: {step['what']} | {step['against']} | {test} |")
+            lines.append(f"| {step['system']}: {step['what']} | {step['against']} | {test} |")
     if report["teams"]:
         heads = ("team", "K", "leader + team, by round", "majority vote", "− untrained", "− majority vote")
         lines += ["", "| " + " | ".join(heads) + " |", "| --- |" + " --: |" * 5]
