@@ -139,8 +139,8 @@ def _set_environment() -> None:
     os.environ.setdefault(TRAIN_THREADS, os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))))
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # DeepSpeed compiles its CPU ops once; beside the interpreter they are found again by every later run. The ninja there
-    # is used too, in an activated environment or not: another version of it would compile them anew.
+    # DeepSpeed compiles its CPU ops once; beside the interpreter they are found again by every later run. So is ninja,
+    # in an activated environment or not: another version of it would compile them anew.
     scripts, path = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)
     if scripts not in path.split(os.pathsep):
         os.environ["PATH"] = scripts + os.pathsep + path
