@@ -62,13 +62,19 @@ stage model $PY recipes/smollm2/convert.py --out "$DIR/model"
 stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$QUESTIONS" --task "$TASK" \
   --split "${SPLIT[0]}" --max-questions "$N_QUESTIONS" --skip-bad-rows --team "$DIR/team.yaml" \
   --template $FORM --samples 2 --seed "$SEED" --out "$DIR/pool"
-stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/model" --out "$DIR/sft" \
+sft() { # model to start from, its data, name of what comes out, learning rate
+  stage "$3" $PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft --model.model_name_or_path "$1" \
+    --ckpt.output_dir "$DIR/leaders/$3" --ckpt.path "$DIR/ckpt/$3" --data.dataset "$2" \
+    --data.input_key input --data.output_key output --data.input_template "{}" --data.max_len $MAX_LEN \
+    --ds.zero_stage 2 --train.max_epochs 1 --train.batch_size 4 --train.micro_batch_size 2 --adam.lr "$4"
+}
+# This model does not keep to the output form when told to: it learns it first.
+stage form-data $PY recipes/smollm2/form_data.py --model "$DIR/model" --template $FORM --seed "$SEED" --out "$DIR/form.jsonl"
+sft "$DIR/model" "$DIR/form.jsonl" form 1e-4
+stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/form" --out "$DIR/sft" \
   --template $FORM --samples 4 --temperature 0.7 --drop_correct 2 --max_len $MAX_LEN \
   --max_new_tokens $MAX_NEW_TOKENS --seed "$SEED"
-stage sft $PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft --model.model_name_or_path "$DIR/model" \
-  --ckpt.output_dir "$DIR/leaders/sft" --ckpt.path "$DIR/ckpt/sft" --data.dataset "$DIR/sft/train.jsonl" \
-  --data.input_key input --data.output_key output --data.input_template "{}" --data.max_len $MAX_LEN \
-  --ds.zero_stage 2 --train.max_epochs 1 --train.batch_size 4 --train.micro_batch_size 2 --adam.lr 1e-5
+sft "$DIR/leaders/form" "$DIR/sft/train.jsonl" sft 1e-5
 
 MLPO=(--mlpo.pool "$DIR/pool" --mlpo.template $FORM --mlpo.drop_correct 2 --mlpo.solo_fraction 0.25)
 MODEL=(--actor.model_name_or_path "$DIR/leaders/sft" --reward.remote_url reward_fns/auto_reward.py)
