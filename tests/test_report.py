@@ -272,6 +272,7 @@ def evaluate_one(config, leader, folder):
     return load_run(folder)
 
 
+@pytest.mark.slow
 def test_team_sizes_and_an_unseen_team_beside_the_main_run(folder, tmp_path):
     unseen = tuple(fake.SKILL)[3:] + ("ann",)
     runs = [folder]
