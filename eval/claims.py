@@ -198,31 +198,36 @@ def training_steps(leaders: Sequence[str]) -> dict[str, tuple[str, tuple[str, ..
     return {**steps, **{name: ("", ()) for name in leaders if name not in steps}}
 
 
-def step_systems(run: Run, leader: str) -> dict[str, pd.Series]:
-    """Outcomes by question of a leader with the team, after the first round (where there are more) and at the end, and
-    alone; by the name of what was played."""
-    team, solo = system_name("leader_team", leader), system_name("leader_solo", leader)
+# What a leader plays in the table of training steps: method, and what is added to the system's name.
+PLAYED = (("leader_team", " first round"), ("leader_team", ""), ("leader_solo", ""))
+
+
+def step_outcomes(run: Run) -> dict[str, pd.Series]:
+    """Outcomes by question of all leaders in all of `PLAYED`, by name; a first round only where there are more."""
     found = {}
-    if run.has(team):
-        rounds = run.by_round(team)
-        if rounds.shape[1] > 1:
-            found[f"{team} first round"] = rounds[rounds.columns[0]]
-        found[team] = run.table[team]
-    if run.has(solo):
-        found[solo] = run.table[solo]
+    for leader in run.leaders:
+        for method, suffix in PLAYED:
+            system = system_name(method, leader)
+            if not run.has(system):
+                continue
+            if not suffix:
+                found[system] = run.table[system]
+            elif (rounds := run.by_round(system)).shape[1] > 1:
+                found[system + suffix] = rounds[rounds.columns[0]]
     return found
 
 
 def step_comparisons(run: Run) -> list[Comparison]:
     """What each step of training brought, with the team and alone."""
     steps = training_steps(run.leaders) if run.leaders else {}
+    outcomes = step_outcomes(run)
     found = []
-    for leader, (_, before) in steps.items():
-        for a, outcomes in step_systems(run, leader).items():
-            for other in before:
-                b = a.replace(f"[{leader}]", f"[{other}]")
-                if (than := step_systems(run, other).get(b)) is not None:
-                    found.append(drop_missing(Comparison(f"{a} - {b}", "", outcomes, than)))
+    for method, suffix in PLAYED:
+        for leader, (_, before) in steps.items():
+            a = system_name(method, leader) + suffix
+            for b in (system_name(method, other) + suffix for other in before):
+                if a in outcomes and b in outcomes:
+                    found.append(drop_missing(Comparison(f"{a} - {b}", "", outcomes[a], outcomes[b])))
     return found
 
 
@@ -234,15 +239,15 @@ def steps(runs: Sequence[Run]) -> list[dict]:
     per_run = [{t["name"]: t for t in tested(run, step_comparisons(run))} for run in runs]
     pooled = over_runs(runs, step_comparisons) if len(runs) > 1 else []
     together = {t["name"]: t for t in pooled}
+    outcomes = [step_outcomes(run) for run in runs]
     rows = []
-    for played in ("leader_team[{}] first round", "leader_team[{}]", "leader_solo[{}]"):
+    for method, suffix in PLAYED:
         for leader, (what, before) in training_steps(leaders).items():
-            a = played.format(leader)
-            outcomes = [step_systems(run, leader).get(a) for run in runs]
-            if all(values is None for values in outcomes):
+            a = system_name(method, leader) + suffix
+            if not any(a in found for found in outcomes):
                 continue
-            accuracy = [None if values is None else float(values.mean()) for values in outcomes]
-            names = {other: f"{a} - {played.format(other)}" for other in before}
+            accuracy = [float(found[a].mean()) if a in found else None for found in outcomes]
+            names = {other: f"{a} - {system_name(method, other)}{suffix}" for other in before}
             made = {other: name for other, name in names.items() if any(name in found for found in per_run)}
             for other, name in made.items() or [("", "")]:
                 differences = [brief(found.get(name)) for found in per_run]
