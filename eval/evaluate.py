@@ -24,8 +24,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from eval.methods import Config, run_methods  # noqa: E402
 from eval.options import USUAL, check, parse_args  # noqa: E402
+from eval.play.methods import Config, run_methods  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 from openrlhf_mlpo.rounds import Player  # noqa: E402
 
@@ -93,8 +93,8 @@ def versions() -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(__doc__, argv)
     leader_models, config, sizes = check(args)
-    from eval.players import Players
-    from openrlhf_mlpo.tasks import load_questions
+    from eval.play.players import Players
+    from openrlhf_mlpo.sources import load_questions
     from openrlhf_mlpo.team import load_team
 
     agents = load_team(args.team) if args.team else []

@@ -24,8 +24,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from eval.across import groups_of, team_rows, titles_of  # noqa: E402
-from eval.analysis import (  # noqa: E402
+from eval.reporting.across import groups_of, team_rows, titles_of  # noqa: E402
+from eval.reporting.analysis import (
     Run,
     accuracies,
     backtracking,
@@ -35,7 +35,7 @@ from eval.analysis import (  # noqa: E402
     load_run,
     system_name,
 )
-from eval.claims import claims, over_runs, steps, tests  # noqa: E402
+from eval.reporting.claims import claims, over_runs, steps, tests  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 
 
@@ -175,7 +175,7 @@ def telling(training: Mapping[str, Mapping]) -> dict[str, Mapping]:
 
 def draw(runs: Sequence[Run], report: Mapping, training: Mapping, out: Path) -> dict[str, str]:
     """Draw all plots into `out`; `{file name: caption}` in the order in which the report shows them."""
-    from eval import plots
+    from eval.reporting import plots
 
     drawn: dict[str, str] = {}
     for index, (run, found) in enumerate(zip(runs, report["runs"], strict=True)):
@@ -228,8 +228,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from eval.html_report import page
-    from eval.markdown_report import markdown
+    from eval.reporting.markdown import markdown
+    from eval.reporting.page import page
 
     args = parse_args(argv)
     runs = [load_run(path) for path in args.runs]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openrlhf_mlpo.prompts import (
+from openrlhf_mlpo.prompts.renderer import (
     PromptRenderer,
     PromptTemplate,
     agent_messages,

@@ -57,7 +57,7 @@ def make_pool(path: Path, n: int = 12, *, rename: dict[str, str] | None = None, 
 
 def write_pool(path: Path, rows: list[dict], *, rename: dict[str, str] | None = None) -> Path:
     """Write rows as a pool directory, as `sample_team` would."""
-    from openrlhf_mlpo.pool import pool_schema
+    from openrlhf_mlpo.pool.format import pool_schema
 
     table = pa.Table.from_pylist(rows, schema=pool_schema())
     table = table.rename_columns([(rename or {}).get(name, name) for name in table.column_names])

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from openrlhf_mlpo.backtracking import TURN_BACK, revises
-from openrlhf_mlpo.sft import load_phrases
+from eval.play.backtracking import TURN_BACK, revises
+from openrlhf_mlpo.sft.traces import load_phrases
 from tests.conftest import ROOT
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from openrlhf_mlpo.cli import build_sft
-from openrlhf_mlpo.dataset import make_draw
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.pool import open_pool
-from openrlhf_mlpo.sft import KINDS
+from openrlhf_mlpo.pool.format import open_pool
+from openrlhf_mlpo.sft.traces import KINDS
+from openrlhf_mlpo.train.dataset import make_draw
 from openrlhf_mlpo.verify import verify_response
 from tests.small import make_pool
 from tests.tiny import make_tiny_model

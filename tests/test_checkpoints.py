@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from openrlhf_mlpo.checkpoints import check_checkpoint
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.train.checkpoints import check_checkpoint
 
 STATE = "mp_rank_00_model_states.pt"
 

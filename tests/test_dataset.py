@@ -9,9 +9,9 @@ from openrlhf_mlpo import cpu
 
 cpu.activate() if cpu.use_cpu() else None
 
-from openrlhf_mlpo.dataset import TeamPromptDataset, keep_questions, make_draw, make_label, read_row, shown  # noqa: E402
 from openrlhf_mlpo.errors import UserError  # noqa: E402
-from openrlhf_mlpo.pool import keep_question, open_pool  # noqa: E402
+from openrlhf_mlpo.pool.format import keep_question, open_pool  # noqa: E402
+from openrlhf_mlpo.train.dataset import TeamPromptDataset, keep_questions, make_draw, make_label, read_row, shown  # noqa: E402
 from tests.small import AGENTS, make_pool, make_rows  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 

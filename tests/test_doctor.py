@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from openrlhf_mlpo import cpu, memory, plan, register
+from openrlhf_mlpo import cpu
 from openrlhf_mlpo.cli import doctor
 from openrlhf_mlpo.cli.dry_run import Checked
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.memory import GIB
-from openrlhf_mlpo.plan import FATAL, NOTE, OK, WARNING, Machine, Plan
+from openrlhf_mlpo.preflight import memory, plan
+from openrlhf_mlpo.preflight.memory import GIB
+from openrlhf_mlpo.preflight.plan import FATAL, NOTE, OK, WARNING, Machine, Plan
 from openrlhf_mlpo.team import load_team
+from openrlhf_mlpo.train import seams
 from tests.conftest import ROOT
 from tests.small import make_pool
 from tests.test_recipes import commands
@@ -157,11 +159,11 @@ def test_versions_and_seams_of_this_environment():
 
 
 def test_another_openrlhf(monkeypatch):
-    real = register.importlib.metadata.version
-    monkeypatch.setattr(register.importlib.metadata, "version", lambda n: "0.11.0" if n == "openrlhf" else real(n))
+    real = seams.importlib.metadata.version
+    monkeypatch.setattr(seams.importlib.metadata, "version", lambda n: "0.11.0" if n == "openrlhf" else real(n))
     (finding,) = doctor.check_versions()
     assert finding.level == FATAL
-    assert finding.fix == f"pip install openrlhf=={register.OPENRLHF_VERSION}"
+    assert finding.fix == f"pip install openrlhf=={seams.OPENRLHF_VERSION}"
 
 
 def test_a_pin_that_is_not_kept(monkeypatch):
@@ -173,7 +175,7 @@ def test_a_pin_that_is_not_kept(monkeypatch):
 
 
 def test_a_seam_that_moved(monkeypatch):
-    monkeypatch.setitem(register.SEAMS, ("openrlhf.trainer.ppo_trainer", "NoTrainer"), "looked up by nobody")
+    monkeypatch.setitem(seams.SEAMS, ("openrlhf.trainer.ppo_trainer", "NoTrainer"), "looked up by nobody")
     (finding,) = doctor.check_seams()
     assert finding.level == FATAL
     assert "openrlhf.trainer.ppo_trainer.NoTrainer" in finding.text

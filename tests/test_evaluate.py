@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from eval.baselines import vote, within_tokens
-from eval.calls import Models
 from eval.evaluate import evaluate, main
-from eval.methods import METHODS, Config, choose_best, fits, run_methods
-from eval.recorder import Judge
+from eval.play.baselines import vote, within_tokens
+from eval.play.calls import Models
+from eval.play.methods import METHODS, Config, choose_best, fits, run_methods
+from eval.play.recorder import Judge
 from openrlhf_mlpo.engines import Completion, Sampling
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts import load_template
+from openrlhf_mlpo.prompts.renderer import load_template
 from openrlhf_mlpo.rounds import Turn
 from openrlhf_mlpo.team import model_state
 from tests import fake_players as fake

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from openrlhf_mlpo import cpu
-from openrlhf_mlpo.lora import merged_actor
+from openrlhf_mlpo.train.lora import merged_actor
 from tests.stack import MLPO, finish, make_places, start
 
 cpu.activate() if cpu.use_cpu() else None

@@ -7,12 +7,12 @@ import pandas
 import pyarrow.parquet as pq
 import pytest
 
-from openrlhf_mlpo import pool_writer
 from openrlhf_mlpo.cli import pool as cli
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.pool import correct_by_agent, keep_question, majority, open_pool, read_manifest
-from openrlhf_mlpo.pool_writer import PoolWriter
-from openrlhf_mlpo.tasks import question_id, questions_dataset
+from openrlhf_mlpo.pool.format import correct_by_agent, keep_question, majority, open_pool, read_manifest
+from openrlhf_mlpo.pool import writer as pool_writer
+from openrlhf_mlpo.pool.writer import PoolWriter
+from openrlhf_mlpo.sources import question_id, questions_dataset
 from tests.small import make_pool, make_rows
 
 
@@ -154,8 +154,8 @@ def test_killed_while_the_pool_is_put_together(tmp_path, monkeypatch, dies_at):
             return step
 
         with monkeypatch.context() as patch:
-            patch.setattr(pool_writer.os, "replace", fatal(os.replace))
-            patch.setattr(pool_writer.shutil, "rmtree", fatal(pool_writer.shutil.rmtree))
+            patch.setattr(writer.os, "replace", fatal(os.replace))
+            patch.setattr(writer.shutil, "rmtree", fatal(writer.shutil.rmtree))
             with pytest.raises(KeyboardInterrupt):
                 writer.assemble()
     with PoolWriter(tmp_path / "p", questions(), settings()) as writer:
@@ -231,7 +231,7 @@ def test_table_and_plot(tmp_path, capsys):
 def test_table_by_task(tmp_path):
     import pyarrow as pa
 
-    from openrlhf_mlpo.pool import pool_schema
+    from openrlhf_mlpo.pool.format import pool_schema
 
     rows = make_rows(8)
     for row in rows[:4]:

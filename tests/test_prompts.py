@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts import (
+from openrlhf_mlpo.prompts.renderer import (
     PromptRenderer,
     PromptTemplate,
     agent_messages,

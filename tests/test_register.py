@@ -12,9 +12,10 @@ import sys
 
 import pytest
 
-from openrlhf_mlpo import cpu, register
+from openrlhf_mlpo import cpu
 from openrlhf_mlpo.cli import train_mlpo_ray
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.train import seams
 
 cpu.activate() if cpu.use_cpu() else None
 
@@ -24,16 +25,16 @@ def source(module: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("module", "name"), register.SEAMS)
+@pytest.mark.parametrize(("module", "name"), seams.SEAMS)
 def test_what_is_replaced_exists(module, name):
     tree = ast.parse(source(module))
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert name in defined | imported, f"{module} no longer defines or imports {name}, {register.SEAMS[module, name]}"
+    assert name in defined | imported, f"{module} no longer defines or imports {name}, {seams.SEAMS[module, name]}"
 
 
 def test_entry_point_looks_its_classes_up_when_we_expect():
-    tree = ast.parse(source(register.TRAIN_MODULE))
+    tree = ast.parse(source(seams.TRAIN_MODULE))
     at_load = {(n.module, a.name) for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
     assert ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor") in at_load, "PolicyModelActor is not imported at load"
     train = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train")
@@ -86,7 +87,7 @@ def test_methods_we_override_keep_their_parameters(module, owner, method, parame
 def test_ray_actor_classes_show_the_plain_class():
     from openrlhf.trainer.ppo_trainer import BasePPOTrainer, PPOTrainer
 
-    assert issubclass(register.plain_class(PPOTrainer), BasePPOTrainer), "Ray hides the class behind an actor class"
+    assert issubclass(seams.plain_class(PPOTrainer), BasePPOTrainer), "Ray hides the class behind an actor class"
 
 
 def test_registered_classes_are_ours():
@@ -94,14 +95,14 @@ def test_registered_classes_are_ours():
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
 
-    from openrlhf_mlpo import trainer
+    from openrlhf_mlpo.train import trainer
 
     before = ppo_trainer.PPOTrainer, ppo_trainer_async.PPOTrainerAsync, ppo_actor.PolicyModelActor
     try:
-        register.register()
-        assert issubclass(register.plain_class(ppo_trainer.PPOTrainer), trainer.MLPOTrainer)
-        assert issubclass(register.plain_class(ppo_trainer_async.PPOTrainerAsync), trainer.MLPOTrainerAsync)
-        assert issubclass(register.plain_class(ppo_actor.PolicyModelActor), trainer.MLPOPolicyModelActor)
+        seams.register()
+        assert issubclass(seams.plain_class(ppo_trainer.PPOTrainer), trainer.MLPOTrainer)
+        assert issubclass(seams.plain_class(ppo_trainer_async.PPOTrainerAsync), trainer.MLPOTrainerAsync)
+        assert issubclass(seams.plain_class(ppo_actor.PolicyModelActor), trainer.MLPOPolicyModelActor)
     finally:
         ppo_trainer.PPOTrainer, ppo_trainer_async.PPOTrainerAsync, ppo_actor.PolicyModelActor = before
 
@@ -131,7 +132,7 @@ def test_wrong_version_is_one_clear_line(monkeypatch, installed, message):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(UserError, match=message) as error:
-        register.check_version()
+        seams.check_version()
     assert "pip install openrlhf==0.11.2" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -145,12 +146,12 @@ def stock_parser() -> argparse.ArgumentParser:
     def capture(parser, _parsed=None):
         raise Built(parser)
 
-    register.extend_parsers(lambda parser: (register.add_arguments(parser), capture(parser)))
+    seams.extend_parsers(lambda parser: (seams.add_arguments(parser), capture(parser)))
     import runpy
 
     argv, sys.argv = sys.argv, ["train_mlpo_ray"]
     try:
-        runpy.run_module(register.TRAIN_MODULE, run_name="__main__")
+        runpy.run_module(seams.TRAIN_MODULE, run_name="__main__")
     except Built as built:
         return built.args[0]
     finally:
@@ -162,11 +163,11 @@ def test_parser_has_stock_and_mlpo_flags():
     parser = stock_parser()
     flags = {option for action in parser._actions for option in action.option_strings}
     assert {"--actor.model_name_or_path", "--rollout.batch_size", "--mlpo.pool", "--mlpo.loss_norm"} <= flags
-    assert set(register.ESTIMATORS) <= set(
+    assert set(seams.ESTIMATORS) <= set(
         next(a for a in parser._actions if a.dest == "algo.advantage.estimator").choices
     )
     modes = next(a for a in parser._actions if a.dest == "actor.loss_agg_mode").choices
-    assert set(register.LOSS_NORMS) - {"constant"} == set(modes), "OpenRLHF's loss_agg_mode choices changed"
+    assert set(seams.LOSS_NORMS) - {"constant"} == set(modes), "OpenRLHF's loss_agg_mode choices changed"
 
 
 GOOD = (
@@ -212,7 +213,7 @@ def check(command: str, places: dict, monkeypatch) -> argparse.Namespace:
     monkeypatch.setattr(sys, "argv", ["train_mlpo_ray", *argv])
     parser = stock_parser()
     parsed = argparse.ArgumentParser.parse_args(parser, argv)
-    register.check_arguments(parser, parsed)
+    seams.check_arguments(parser, parsed)
     return parsed
 
 
@@ -260,7 +261,7 @@ def test_cli_ends_with_one_line_and_no_traceback(capsys, monkeypatch):
 def test_the_policy_worker_that_is_started_is_ours(pool, tmp_path):
     """What OpenRLHF's `train()` really hands to Ray: it imported the class when it was loaded, before any flag."""
     from openrlhf_mlpo.cli.dry_run import check_command
-    from openrlhf_mlpo.trainer import MLPOPolicyModelActor
+    from openrlhf_mlpo.train.trainer import MLPOPolicyModelActor
     from tests.conftest import ROOT
 
     command = (

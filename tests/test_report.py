@@ -13,17 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval import claims as compared
-from eval.analysis import backtracking, by_round, load_run, system_name
-from eval.claims import comparisons, over_runs, verdict
 from eval.evaluate import evaluate, write_jsonl
-from eval.html_report import by_interest, to_html
-from eval.markdown_report import p_value, table
-from eval.methods import Config
+from eval.play.methods import Config
 from eval.report import build, main, read_training, summarise
+from eval.reporting import claims as compared
+from eval.reporting.analysis import backtracking, by_round, load_run, system_name
+from eval.reporting.claims import comparisons, over_runs, verdict
+from eval.reporting.markdown import p_value, table
+from eval.reporting.page import by_interest, to_html
+from eval.reporting.stats import wilson
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts import load_template
-from openrlhf_mlpo.stats import wilson
+from openrlhf_mlpo.prompts.renderer import load_template
 from tests import fake_players as fake
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -12,7 +12,7 @@ import pytest
 
 from openrlhf_mlpo.cli import sample_team
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.pool import open_pool
+from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.team import Agent
 from tests.fault_server import FaultServer
 

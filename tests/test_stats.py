@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from openrlhf_mlpo.stats import bootstrap_interval, holm, mcnemar, paired, sign_flip, stratified_interval, wilson
+from eval.reporting.stats import bootstrap_interval, holm, mcnemar, paired, sign_flip, stratified_interval, wilson
 
 
 # Newcombe 1998, Statistics in Medicine 17:857-872, Table I, method 3 (score, no continuity correction).

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.tasks import COLUMNS, last_boxed, load_questions, question_id, split_of, to_question, with_options
+from openrlhf_mlpo.sources import COLUMNS, last_boxed, load_questions, question_id, split_of, to_question, with_options
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data here")

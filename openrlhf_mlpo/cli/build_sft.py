@@ -3,7 +3,7 @@
     python3 -m openrlhf_mlpo.cli.build_sft --pool pool --leader Qwen/Qwen2.5-7B-Instruct --out sft
 
 The leader answers leader prompts (with a draw of the team's responses, some of a later round, some without a team)
---samples times each; from right and wrong outputs to the same prompt the traces of openrlhf_mlpo/sft.py are composed.
+--samples times each; from right and wrong outputs to the same prompt the traces of openrlhf_mlpo/sft/traces.py are composed.
 Writes OUT/train.jsonl for OpenRLHF's own SFT,
 
     python3 -m openrlhf.cli.train_sft --data.dataset sft/train.jsonl --data.input_key input --data.output_key output \\
@@ -27,15 +27,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openrlhf_mlpo.cli.sample_team import sample_agent, versions
-from openrlhf_mlpo.dataset import Draw, keep_questions, make_draw
 from openrlhf_mlpo.engines import ENGINES
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.pool import open_pool, read_manifest
-from openrlhf_mlpo.pool_writer import PoolWriter
-from openrlhf_mlpo.prompts import PromptRenderer, load_template
-from openrlhf_mlpo.sft import KINDS, LeaderPrompt, Trace, compose, leaks, load_phrases
-from openrlhf_mlpo.tasks import questions_dataset
+from openrlhf_mlpo.pool.format import open_pool, read_manifest
+from openrlhf_mlpo.pool.writer import PoolWriter
+from openrlhf_mlpo.prompts.renderer import PromptRenderer, load_template
+from openrlhf_mlpo.sft.traces import KINDS, LeaderPrompt, Trace, compose, leaks, load_phrases
+from openrlhf_mlpo.sources import questions_dataset
 from openrlhf_mlpo.team import Agent
+from openrlhf_mlpo.train.dataset import Draw, keep_questions, make_draw
 
 LEADER = "leader"
 
@@ -400,7 +400,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "own_line: its own wrong line, doubt, a right one; agent_line: a wrong agent's line, doubt, a right one; "
         "checked: a right line, doubt, another right one; solo: a right output without a team",
     )
-    add("--phrases", default="", help="YAML file with phrases that join lines (default: English ones, see sft.py)")
+    add(
+        "--phrases",
+        default="",
+        help="YAML file with phrases that join lines (default: English ones, see sft/traces.py)",
+    )
     add("--draws", type=int, default=1, help="prompts per question, each with a draw of its own (default 1)")
     add("--samples", type=int, default=8, help="outputs per prompt (default 8)")
     add("--temperature", type=float, default=1.0, help="of the leader (default 1)")

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from openrlhf_mlpo import tasks
+from openrlhf_mlpo import sources
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.verify import gold_problem
 
@@ -24,13 +24,13 @@ _CHUNK = 512
 
 def problems(source: str, task: str, columns: dict[str, str] | None = None, split: str | None = None) -> Iterator[Any]:
     """Yield None for each good row and "FILE, line N: what is wrong" for each bad one, in the order of the source."""
-    rows, _ = tasks.open_source(source, task, split)
+    rows, _ = sources.open_source(source, task, split)
     seen: dict[str, str] = {}
 
     def check(place_and_row: tuple[str, dict]) -> tuple[str, str | None, str | None]:
         place, row = place_and_row
         try:
-            question = tasks.to_question(row, task, columns)
+            question = sources.to_question(row, task, columns)
         except ValueError as error:
             return place, None, str(error)
         problem = gold_problem(
@@ -65,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
         description="Check questions before training: which rows are broken, which gold answers could never pay.",
     )
     parser.add_argument("file", help="questions: a .jsonl or .parquet file, a directory, or a Hugging Face dataset")
-    parser.add_argument("--task", required=True, choices=tasks.TASKS, help="how answers are verified; exact: your own")
+    parser.add_argument(
+        "--task", required=True, choices=sources.TASKS, help="how answers are verified; exact: your own"
+    )
     parser.add_argument("--split", default=None, help="split of a Hugging Face dataset (default: its only one)")
     parser.add_argument(
         "--columns", default="", help="names of your columns, as question=prompt,answer=gold (default: the usual names)"

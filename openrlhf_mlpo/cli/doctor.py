@@ -7,7 +7,7 @@
 
 A plan is read from the commands themselves, with the recipe's settings of the environment: nothing is said twice. It
 looks at versions and pins, the places where OpenRLHF is extended, flags (openrlhf_mlpo.cli.dry_run), number and memory
-of GPUs (rules of thumb: openrlhf_mlpo/memory.py), the context budget (question and K responses in the leader's prompt,
+of GPUs (rules of thumb: openrlhf_mlpo/preflight/memory.py), the context budget (question and K responses in the leader's prompt,
 the agents' later rounds), models, disk and Ray. Exit status 1 if a finding is fatal.
 """
 
@@ -25,12 +25,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from openrlhf_mlpo import cpu, register
+from openrlhf_mlpo import cpu
 from openrlhf_mlpo.cli.dry_run import check_command
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.memory import GIB, PAPER
-from openrlhf_mlpo.plan import FATAL, NOTE, OK, WARNING, Finding, Machine, Plan
+from openrlhf_mlpo.preflight.memory import GIB, PAPER
+from openrlhf_mlpo.preflight.plan import FATAL, NOTE, OK, WARNING, Finding, Machine, Plan
 from openrlhf_mlpo.team import load_team
+from openrlhf_mlpo.train import seams
 
 
 def check_versions() -> Iterator[Finding]:
@@ -38,7 +39,7 @@ def check_versions() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     try:
-        register.check_version()
+        seams.check_version()
     except UserError as error:
         text, _, fix = str(error).partition("; run: ")
         yield Finding(FATAL, text, fix)
@@ -54,9 +55,9 @@ def check_versions() -> Iterator[Finding]:
             good += [f"{wanted.name} {installed}"] if "==" in str(wanted.specifier) else []
         elif wanted.specifier and wanted.name not in unused:
             has = f"{installed} is installed" if installed else "is not installed"
-            text = f"{wanted.name}: {has}, openrlhf {register.OPENRLHF_VERSION} needs {wanted.specifier}"
+            text = f"{wanted.name}: {has}, openrlhf {seams.OPENRLHF_VERSION} needs {wanted.specifier}"
             yield Finding(WARNING if installed else FATAL, text, f'pip install "{wanted.name}{wanted.specifier}"')
-    yield Finding(OK, f"openrlhf {register.OPENRLHF_VERSION} with {', '.join(good)}")
+    yield Finding(OK, f"openrlhf {seams.OPENRLHF_VERSION} with {', '.join(good)}")
 
 
 def _version(package: str) -> str | None:
@@ -67,20 +68,20 @@ def _version(package: str) -> str | None:
 
 
 def check_seams() -> Iterator[Finding]:
-    """Whether every name that register.py replaces is where it expects it; OpenRLHF is read, not imported."""
+    """Whether every name that seams.py replaces is where it expects it; OpenRLHF is read, not imported."""
     installed = importlib.metadata.distribution("openrlhf")
     missing = []
-    for module, name in register.SEAMS:
+    for module, name in seams.SEAMS:
         path = Path(installed.locate_file(module.replace(".", "/") + ".py"))
         body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
         names = {node.name for node in body if isinstance(node, ast.ClassDef)}
         names |= {alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
         missing += [] if name in names else [f"{module}.{name}"]
     if missing:
-        fix = f"pip install --force-reinstall --no-deps openrlhf=={register.OPENRLHF_VERSION}"
+        fix = f"pip install --force-reinstall --no-deps openrlhf=={seams.OPENRLHF_VERSION}"
         yield Finding(FATAL, f"openrlhf lacks {', '.join(missing)}, which MLPO extends: its files were changed", fix)
     else:
-        yield Finding(OK, f"all {len(register.SEAMS)} places where OpenRLHF is extended are there")
+        yield Finding(OK, f"all {len(seams.SEAMS)} places where OpenRLHF is extended are there")
 
 
 def find_machine(gpus: int | None, gib: float | None, nodes: int) -> Machine:

@@ -33,9 +33,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from openrlhf_mlpo import cpu, register
+from openrlhf_mlpo import cpu
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.team import Agent
+from openrlhf_mlpo.train import seams
 
 # Programs that have more checks behind their parser, and stop at one of the places in `_stops`. Any other program is
 # stopped as soon as its parser is done: nothing is known of what it does next.
@@ -187,8 +188,8 @@ def _stops(found: Checked, checks_more: bool, openrlhf: bool) -> Iterator[Any]:
     yield mock.patch.object(argparse.ArgumentParser, "parse_args", parse)
     # Where our own programs begin to read data. A team file may be one that an earlier command writes.
     enough = mock.Mock(side_effect=Enough)
-    yield mock.patch("openrlhf_mlpo.tasks.load_questions", enough)
-    yield mock.patch("openrlhf_mlpo.pool.open_pool", enough)
+    yield mock.patch("openrlhf_mlpo.sources.load_questions", enough)
+    yield mock.patch("openrlhf_mlpo.pool.format.open_pool", enough)
     from openrlhf_mlpo import team
 
     load_team = team.load_team
@@ -216,7 +217,7 @@ def _openrlhf_stops(found: Checked) -> Iterator[Any]:
     import openrlhf.trainer.ray.vllm_engine as vllm_engine
     import openrlhf.utils
 
-    import openrlhf_mlpo.trainer  # noqa: F401 - its classes extend OpenRLHF's own, not the stand-ins
+    import openrlhf_mlpo.train.trainer  # noqa: F401 - its classes extend OpenRLHF's own, not the stand-ins
 
     get_strategy = openrlhf.utils.get_strategy
     nothing = mock.MagicMock()
@@ -238,7 +239,7 @@ def _openrlhf_stops(found: Checked) -> Iterator[Any]:
 
         @staticmethod
         def remote(**kwargs):
-            real = register.plain_class(rollout_actor)
+            real = seams.plain_class(rollout_actor)
             quiet = {name: lambda *_, **__: None for name in ("_configure_device_env", "_configure_vllm_env")}
             with mock.patch.multiple(real, **quiet), mock.patch("vllm.AsyncLLMEngine", mock.MagicMock()) as engine:
                 engine.from_engine_args.return_value.is_sleeping = mock.AsyncMock()
@@ -248,20 +249,20 @@ def _openrlhf_stops(found: Checked) -> Iterator[Any]:
             return nothing
 
     def actor_group(_nodes, _gpus, actor_class, **_):
-        found.actors.append(register.plain_class(actor_class))
+        found.actors.append(seams.plain_class(actor_class))
         return nothing
 
     def registered():
         really_register()
         ppo_trainer.PPOTrainer = ppo_trainer_async.PPOTrainerAsync = stop
 
-    really_register, rollout_actor = register.register, vllm_engine.RolloutRayActor
+    really_register, rollout_actor = seams.register, vllm_engine.RolloutRayActor
     stop = mock.Mock()
     stop.remote.side_effect = Enough
     for target, stand_in in (
         ("openrlhf.utils.get_strategy", strategy),
-        ("openrlhf_mlpo.register._check_pools", nothing),
-        ("openrlhf_mlpo.register.register", registered),
+        ("openrlhf_mlpo.train.seams._check_pools", nothing),
+        ("openrlhf_mlpo.train.seams.register", registered),
         ("ray.is_initialized", lambda: True),
         ("ray.get", nothing),
         ("ray.util.placement_group.placement_group", nothing),
@@ -349,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = [shlex.join(command)] if command else [line.strip() for line in sys.stdin if line.strip()]
     if not lines:
         raise UserError("no command to check: give one after --, or one per line on standard input")
-    register.check_version()
+    seams.check_version()
     on_cpu = os.environ.get(cpu.ENV_SWITCH) == "1"
     try:
         for line in lines:
@@ -359,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{args.recipe}: {error}" if args.recipe else str(error)) from None
     import vllm
 
-    print(f"{len(lines)} commands pass the checks of OpenRLHF {register.OPENRLHF_VERSION} and vLLM {vllm.__version__}")
+    print(f"{len(lines)} commands pass the checks of OpenRLHF {seams.OPENRLHF_VERSION} and vLLM {vllm.__version__}")
     return 0
 
 

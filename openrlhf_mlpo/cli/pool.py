@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.pool import MAX_CORRECT, keep_question, majority, pool_files
+from openrlhf_mlpo.pool.format import MAX_CORRECT, keep_question, majority, pool_files
 
 # All of `responses` but its texts, which are most of a pool.
 _FIELDS = ("agent", "sample", "answer", "correct", "completion_tokens", "finish_reason")

@@ -14,8 +14,9 @@ import socket
 import sys
 from collections.abc import Callable
 
-from openrlhf_mlpo import cpu, register
+from openrlhf_mlpo import cpu
 from openrlhf_mlpo.errors import UserError, run_cli
+from openrlhf_mlpo.train import seams
 
 
 def run_module(
@@ -44,7 +45,7 @@ def run_module(
         if on_cpu and "vllm.num_engines" in vars(parsed):
             cpu.init_ray()
 
-    register.extend_parsers(extend_all, check_all)
+    seams.extend_parsers(extend_all, check_all)
     sys.argv = [module, *argv]
     if on_cpu and not module.endswith("_ray"):
         _single_process_environment()
@@ -69,7 +70,7 @@ def main() -> None:
         return
     if not sys.argv[1].startswith("openrlhf.cli."):
         raise UserError(f"{sys.argv[1]!r} is not an entry point of OpenRLHF; give one such as openrlhf.cli.train_sft")
-    register.check_version()
+    seams.check_version()
     run_module(sys.argv[1], sys.argv[2:])
 
 

@@ -17,9 +17,9 @@ from dataclasses import asdict
 
 from openrlhf_mlpo.engines import Completion, Conversation, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.pool_writer import PoolWriter
-from openrlhf_mlpo.prompts import PromptTemplate, agent_messages, load_template
-from openrlhf_mlpo.tasks import TASKS, TEST_FRACTION, load_questions
+from openrlhf_mlpo.pool.writer import PoolWriter
+from openrlhf_mlpo.prompts.renderer import PromptTemplate, agent_messages, load_template
+from openrlhf_mlpo.sources import TASKS, TEST_FRACTION, load_questions
 from openrlhf_mlpo.team import Agent, load_team
 
 VERIFY_THREADS = 4

@@ -10,20 +10,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-from openrlhf_mlpo import register
 from openrlhf_mlpo.cli.run_openrlhf import run_module
 from openrlhf_mlpo.errors import run_cli
+from openrlhf_mlpo.train import seams
 
 
 def main() -> None:
-    register.check_version()
+    seams.check_version()
 
     def check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-        register.check_arguments(parser, parsed)
+        seams.check_arguments(parser, parsed)
         if vars(parsed)["mlpo.pool"]:
-            register.register()
+            seams.register()
 
-    run_module(register.TRAIN_MODULE, sys.argv[1:], extend=register.add_arguments, check=check)
+    run_module(seams.TRAIN_MODULE, sys.argv[1:], extend=seams.add_arguments, check=check)
 
 
 if __name__ == "__main__":

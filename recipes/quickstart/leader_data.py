@@ -19,11 +19,11 @@ from pathlib import Path
 import questions as q
 from tqdm import tqdm
 
-from openrlhf_mlpo.dataset import make_draw
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.pool import open_pool
-from openrlhf_mlpo.prompts import PromptRenderer, load_template
-from openrlhf_mlpo.sft import excerpt
+from openrlhf_mlpo.pool.format import open_pool
+from openrlhf_mlpo.prompts.renderer import PromptRenderer, load_template
+from openrlhf_mlpo.sft.traces import excerpt
+from openrlhf_mlpo.train.dataset import make_draw
 from openrlhf_mlpo.verify import extract_answer
 
 # How each agent puts its answer. The answer first, then two words and, in the leader's prompt, the agent's number: a

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from eval.claims import CLAIMS  # noqa: E402
 from eval.report import summarise  # noqa: E402
+from eval.reporting.claims import CLAIMS  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 
 

@@ -16,7 +16,7 @@ import random
 from pathlib import Path
 
 from openrlhf_mlpo.errors import run_cli
-from openrlhf_mlpo.prompts import PromptRenderer, load_template
+from openrlhf_mlpo.prompts.renderer import PromptRenderer, load_template
 
 LETTERS = "ABCD"
 

@@ -42,8 +42,8 @@ def make(path: Path, questions: int, samples: int = 4) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from openrlhf_mlpo.pool import pool_schema, response_type
-    from openrlhf_mlpo.pool_writer import write_files
+    from openrlhf_mlpo.pool.format import pool_schema, response_type
+    from openrlhf_mlpo.pool.writer import write_files
 
     rng, schema, per_row = np.random.default_rng(0), pool_schema(), 3 * samples
 
@@ -115,9 +115,9 @@ def main() -> None:
 
 def assemble(folder: Path, questions: int) -> None:
     """Sampling's own bookkeeping: adding, writing parts and putting the pool together, without any engine."""
-    from openrlhf_mlpo.pool import open_pool
-    from openrlhf_mlpo.pool_writer import PoolWriter
-    from openrlhf_mlpo.tasks import COLUMNS
+    from openrlhf_mlpo.pool.format import open_pool
+    from openrlhf_mlpo.pool.writer import PoolWriter
+    from openrlhf_mlpo.sources import COLUMNS
 
     rows = open_pool(folder / "few")
     agents = ("a", "b", "c")

@@ -61,8 +61,8 @@ def main() -> None:
     from openrlhf.datasets import PromptDataset
     from transformers import AutoTokenizer
 
-    from openrlhf_mlpo.dataset import TeamPromptDataset
-    from openrlhf_mlpo.pool import open_pool
+    from openrlhf_mlpo.pool.format import open_pool
+    from openrlhf_mlpo.train.dataset import TeamPromptDataset
     from tests.small import make_rows, write_pool
     from tests.tiny import make_tiny_model
 

@@ -21,10 +21,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from eval.calls import Models
 from eval.evaluate import evaluate
-from eval.methods import Config
-from openrlhf_mlpo.prompts import PromptRenderer, load_template
+from eval.play.calls import Models
+from eval.play.methods import Config
+from openrlhf_mlpo.prompts.renderer import PromptRenderer, load_template
 from openrlhf_mlpo.rounds import Player, leader_team
 
 

@@ -63,8 +63,8 @@ def write_prompts(folder: Path) -> None:
     """The very texts that ours will render, for stock: one row a prompt."""
     from transformers import AutoTokenizer
 
-    from openrlhf_mlpo.dataset import TeamPromptDataset
-    from openrlhf_mlpo.pool import open_pool
+    from openrlhf_mlpo.pool.format import open_pool
+    from openrlhf_mlpo.train.dataset import TeamPromptDataset
 
     settings = SimpleNamespace(
         mlpo=SimpleNamespace(

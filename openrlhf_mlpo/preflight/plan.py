@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openrlhf_mlpo import memory
-from openrlhf_mlpo.memory import GIB
+from openrlhf_mlpo.preflight import memory
+from openrlhf_mlpo.preflight.memory import GIB
 
 if TYPE_CHECKING:
     from openrlhf_mlpo.cli.dry_run import Checked
@@ -195,7 +195,7 @@ class Plan:
         """Whether a leader's prompt holds K responses: of the pool if it is there, else as long as agents may write."""
         path = args.mlpo.pool.split(",")[0].strip()
         if Path(path).is_dir():
-            from openrlhf_mlpo.pool import open_pool
+            from openrlhf_mlpo.pool.format import open_pool
 
             pool = open_pool(path)
             responses = [r for row in pool.select(range(min(len(pool), 500))) for r in row["responses"]]

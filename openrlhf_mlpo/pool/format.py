@@ -42,7 +42,7 @@ def pool_schema():
     """The Arrow schema of a pool: `tasks.COLUMNS`, then `responses`."""
     import pyarrow as pa
 
-    from openrlhf_mlpo.tasks import COLUMNS
+    from openrlhf_mlpo.sources import COLUMNS
 
     fields = [pa.field(name, pa.list_(pa.string()) if name == "choices" else pa.string()) for name in COLUMNS]
     return pa.schema([*fields, pa.field("responses", pa.list_(response_type()))])

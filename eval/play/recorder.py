@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.baselines import vote
-from openrlhf_mlpo.backtracking import revises
+from eval.play.backtracking import revises
+from eval.play.baselines import vote
 from openrlhf_mlpo.rounds import Turn
 from openrlhf_mlpo.verify import canonical, extract_answer, verify_response
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.pool import MANIFEST, pool_schema, read_manifest, response_type
+from openrlhf_mlpo.pool.format import MANIFEST, pool_schema, read_manifest, response_type
 
 ROWS_PER_GROUP = 1024  # questions per Parquet row group and Arrow batch
 GROUPS_PER_FILE = 64

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eval.analysis import Run, system_name
-from eval.claims import UNTRAINED, brief
+from eval.reporting.analysis import Run, system_name
+from eval.reporting.claims import UNTRAINED, brief
 
 
 def titles_of(runs: Sequence[Run]) -> list[str]:

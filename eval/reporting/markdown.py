@@ -21,7 +21,7 @@ COST_MEANING = (
 )
 BACKTRACKING = (
     "An output revises when its thinking takes something back (*wait*, *look again*, *I made a mistake*, …) or states "
-    "two different answers as its own: `openrlhf_mlpo/backtracking.py`."
+    "two different answers as its own: `eval/play/backtracking.py`."
 )
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.calls import Models
-from eval.methods import Config
+from eval.play.calls import Models
+from eval.play.methods import Config
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts import MIN_RESPONSE_TOKENS, PromptRenderer, load_template
+from openrlhf_mlpo.prompts.renderer import MIN_RESPONSE_TOKENS, PromptRenderer, load_template
 from openrlhf_mlpo.rounds import Player
 
 # Longest prompt when a model's configuration names no context length.

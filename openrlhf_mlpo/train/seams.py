@@ -15,8 +15,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from openrlhf_mlpo.checkpoints import check_checkpoint
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.train.checkpoints import check_checkpoint
 
 OPENRLHF_VERSION = "0.11.2"
 TRAIN_MODULE = "openrlhf.cli.train_ppo_ray"
@@ -192,8 +192,8 @@ def _check_pools(parsed: argparse.Namespace) -> None:
     from openrlhf.utils.config import hierarchize
     from transformers import AutoTokenizer
 
-    from openrlhf_mlpo.dataset import check_dataset
-    from openrlhf_mlpo.pool import open_pool
+    from openrlhf_mlpo.pool.format import open_pool
+    from openrlhf_mlpo.train.dataset import check_dataset
 
     args = hierarchize(parsed)
     model = args.actor.model_name_or_path
@@ -214,7 +214,7 @@ def register() -> None:
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
     import ray
 
-    from openrlhf_mlpo import trainer
+    from openrlhf_mlpo.train import trainer
 
     ppo_trainer.PPOTrainer = ray.remote(trainer.MLPOTrainer)
     ppo_trainer_async.PPOTrainerAsync = ray.remote(trainer.MLPOTrainerAsync)
@@ -231,8 +231,8 @@ def use_team_data(args) -> None:
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
     import transformers
 
-    from openrlhf_mlpo.dataset import TeamPromptDataset
-    from openrlhf_mlpo.trainer import MLPOSamplesGenerator
+    from openrlhf_mlpo.train.dataset import TeamPromptDataset
+    from openrlhf_mlpo.train.trainer import MLPOSamplesGenerator
 
     # OpenRLHF leaves this process unseeded; the order of prompts should follow --train.seed.
     transformers.set_seed(args.train.seed)

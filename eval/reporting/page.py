@@ -1,5 +1,5 @@
 """One self-contained HTML page: the Markdown report with its plots inlined, and a table of questions with filters and
-side-by-side transcripts. Plain JavaScript (report_page.html), nothing is loaded from anywhere."""
+side-by-side transcripts. Plain JavaScript (page.html), nothing is loaded from anywhere."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from eval.analysis import Run, system_name
-from eval.markdown_report import markdown
+from eval.reporting.analysis import Run, system_name
+from eval.reporting.markdown import markdown
 
-TEMPLATE = Path(__file__).with_name("report_page.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 QUESTION_CHARS = 140  # of a question in the table; the whole question stands in its transcript
 TURN_CHARS = 2000  # of a message; its end is kept, where the answer is
 

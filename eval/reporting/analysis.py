@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from eval.reporting.stats import Paired, wilson
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.stats import Paired, wilson
 
 SYSTEM = ["method", "leader", "agent", "budget"]  # what tells one system from another
 COSTS = ("tokens", "completion_tokens", "generations", "steps", "serial_tokens", "seconds")
@@ -164,7 +164,7 @@ def by_subject(run: Run) -> dict[str, dict[str, dict]]:
 def backtracking(run: Run) -> dict[str, list[dict]]:
     """By leader system and round: the share of outputs that revise an answer, and how often those and others are right.
 
-    What revising is, openrlhf_mlpo/backtracking.py says. Empty for runs evaluated before it was recorded.
+    What revising is, eval/play/backtracking.py says. Empty for runs evaluated before it was recorded.
     """
     if "revised" not in run.rows:
         return {}

@@ -18,8 +18,8 @@ import ray
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.utils.loss_utils import get_loss_batch_info
 
-from openrlhf_mlpo import register
-from openrlhf_mlpo.lora import merged_actor
+from openrlhf_mlpo.train import seams
+from openrlhf_mlpo.train.lora import merged_actor
 
 
 class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
@@ -121,11 +121,11 @@ def leader_metrics(outcomes: Iterable[tuple[str, float, float | None]]) -> dict[
     return {f"mlpo/{name}": sum(numbers) / len(numbers) for name, numbers in sorted(values.items())}
 
 
-class MLPOTrainer(_LeaderMetrics, register.plain_class(ppo_trainer.PPOTrainer)):
+class MLPOTrainer(_LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
     """OpenRLHF's synchronous trainer on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
-        register.use_team_data(strategy.args)
+        seams.use_team_data(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
 
     def init_checkpoint_states(self):
@@ -134,11 +134,11 @@ class MLPOTrainer(_LeaderMetrics, register.plain_class(ppo_trainer.PPOTrainer)):
         return states
 
 
-class MLPOGenerateSamplesActor(register.plain_class(ppo_trainer_async.GenerateSamplesActor)):
+class MLPOGenerateSamplesActor(seams.plain_class(ppo_trainer_async.GenerateSamplesActor)):
     """OpenRLHF's asynchronous rollout side on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
-        register.use_team_data(strategy.args)
+        seams.use_team_data(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
 
     def fit(self, episode, total_consumed_prompts):
@@ -146,11 +146,11 @@ class MLPOGenerateSamplesActor(register.plain_class(ppo_trainer_async.GenerateSa
         return super().fit(episode, total_consumed_prompts)
 
 
-class MLPOTrainingActor(_LeaderMetrics, register.plain_class(ppo_trainer_async.TrainingActor)):
+class MLPOTrainingActor(_LeaderMetrics, seams.plain_class(ppo_trainer_async.TrainingActor)):
     """OpenRLHF's asynchronous training side, with leader-team metrics."""
 
 
-class MLPOTrainerAsync(register.plain_class(ppo_trainer_async.PPOTrainerAsync)):
+class MLPOTrainerAsync(seams.plain_class(ppo_trainer_async.PPOTrainerAsync)):
     """OpenRLHF's asynchronous trainer on a pool."""
 
     def __init__(self, *args, **kwargs):
@@ -159,7 +159,7 @@ class MLPOTrainerAsync(register.plain_class(ppo_trainer_async.PPOTrainerAsync)):
         super().__init__(*args, **kwargs)
 
 
-class MLPOPolicyModelActor(register.plain_class(ppo_actor.PolicyModelActor)):
+class MLPOPolicyModelActor(seams.plain_class(ppo_actor.PolicyModelActor)):
     """OpenRLHF's policy worker with MLPO's policy update."""
 
     def init_model_from_pretrained(self, *args, **kwargs):

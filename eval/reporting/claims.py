@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from eval.analysis import Run, system_name
-from openrlhf_mlpo.stats import holm, paired, sign_flip, stratified_interval
+from eval.reporting.analysis import Run, system_name
+from eval.reporting.stats import holm, paired, sign_flip, stratified_interval
 
 UNTRAINED, GRPO, BASE, NO_SFT = "untrained", "grpo", "base", "mlpo_no_sft"  # names of leaders with a meaning
 CLAIMS = {

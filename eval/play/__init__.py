@@ -1,0 +1,1 @@
+"""Playing leaders, teams and baselines on questions."""

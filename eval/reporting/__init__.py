@@ -1,0 +1,1 @@
+"""From the files of an evaluation to tables, plots and pages."""

@@ -1,0 +1,1 @@
+"""What would stop a command on this machine, found before it starts."""

@@ -1,0 +1,1 @@
+"""Prompts of leader and agents: templates, making untrusted text harmless, fitting a token budget."""

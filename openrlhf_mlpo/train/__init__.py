@@ -1,0 +1,1 @@
+"""MLPO inside OpenRLHF: the only folder that names OpenRLHF's classes."""
