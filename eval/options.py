@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from eval.play.methods import BUDGETS, LEADER_METHODS, METHODS, Config
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.renderer import load_template
+from openrlhf_mlpo.prompts.templates import load_template
 
 # What --questions is when it is left out.
 USUAL = {"math": "HuggingFaceH4/MATH-500", "bbh": "lukaemon/bbh", "mmlu": "cais/mmlu:all"}

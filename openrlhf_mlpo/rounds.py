@@ -14,14 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openrlhf_mlpo.prompts.renderer import (
-    PromptRenderer,
-    PromptTemplate,
-    agent_messages,
-    keep_end,
-    leader_messages,
-    share_budget,
-)
+from openrlhf_mlpo.prompts.budget import keep_end, share_budget
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages
 from openrlhf_mlpo.verify import extract_answer
 
 Prompt = str | list[dict]  # a rendered string or chat messages, as engines take them

@@ -20,7 +20,7 @@ from eval.play.methods import METHODS, Config, choose_best, fits, run_methods
 from eval.play.recorder import Judge
 from openrlhf_mlpo.engines import Completion, Sampling
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.renderer import load_template
+from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.rounds import Turn
 from openrlhf_mlpo.team import model_state
 from tests import fake_players as fake

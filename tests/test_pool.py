@@ -9,8 +9,8 @@ import pytest
 
 from openrlhf_mlpo.cli import pool as cli
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.pool.format import correct_by_agent, keep_question, majority, open_pool, read_manifest
 from openrlhf_mlpo.pool import writer as pool_writer
+from openrlhf_mlpo.pool.format import correct_by_agent, keep_question, majority, open_pool, read_manifest
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.sources import question_id, questions_dataset
 from tests.small import make_pool, make_rows
@@ -154,8 +154,8 @@ def test_killed_while_the_pool_is_put_together(tmp_path, monkeypatch, dies_at):
             return step
 
         with monkeypatch.context() as patch:
-            patch.setattr(writer.os, "replace", fatal(os.replace))
-            patch.setattr(writer.shutil, "rmtree", fatal(writer.shutil.rmtree))
+            patch.setattr(pool_writer.os, "replace", fatal(os.replace))
+            patch.setattr(pool_writer.shutil, "rmtree", fatal(pool_writer.shutil.rmtree))
             with pytest.raises(KeyboardInterrupt):
                 writer.assemble()
     with PoolWriter(tmp_path / "p", questions(), settings()) as writer:

@@ -5,17 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.renderer import (
-    PromptRenderer,
-    PromptTemplate,
-    agent_messages,
-    control_tokens,
-    defuse,
-    keep_end,
-    leader_messages,
-    load_template,
-    share_budget,
-)
+from openrlhf_mlpo.prompts.budget import keep_end, share_budget
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages, load_template
+from openrlhf_mlpo.prompts.untrusted import control_tokens, defuse
 from tests.tiny import make_tiny_model
 
 HOSTILE = [

@@ -23,7 +23,7 @@ from eval.reporting.markdown import p_value, table
 from eval.reporting.page import by_interest, to_html
 from eval.reporting.stats import wilson
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.renderer import load_template
+from openrlhf_mlpo.prompts.templates import load_template
 from tests import fake_players as fake
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openrlhf_mlpo.prompts.renderer import load_template
+from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.rounds import Player, call_seed, leader_solo, leader_team, shown_order, team_answers, timed
 from tests import fake_players as fake
 

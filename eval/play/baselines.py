@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from openrlhf_mlpo.prompts.renderer import PromptTemplate, agent_messages, leader_messages
+from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages
 from openrlhf_mlpo.rounds import Player, Turn, shown_order
 
 DEBATE = (

@@ -15,7 +15,7 @@ from typing import Any
 from eval.play.baselines import debate, mixture_of_agents, within_tokens
 from eval.play.recorder import Judge, Recorder
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.renderer import PromptTemplate
+from openrlhf_mlpo.prompts.templates import PromptTemplate
 from openrlhf_mlpo.rounds import Player, Turn, leader_solo, leader_team, team_answers
 
 METHODS = (

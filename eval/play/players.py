@@ -11,7 +11,8 @@ from typing import Any
 from eval.play.calls import Models
 from eval.play.methods import Config
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.renderer import MIN_RESPONSE_TOKENS, PromptRenderer, load_template
+from openrlhf_mlpo.prompts.renderer import MIN_RESPONSE_TOKENS, PromptRenderer
+from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.rounds import Player
 
 # Longest prompt when a model's configuration names no context length.

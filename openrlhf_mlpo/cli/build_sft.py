@@ -3,7 +3,7 @@
     python3 -m openrlhf_mlpo.cli.build_sft --pool pool --leader Qwen/Qwen2.5-7B-Instruct --out sft
 
 The leader answers leader prompts (with a draw of the team's responses, some of a later round, some without a team)
---samples times each; from right and wrong outputs to the same prompt the traces of openrlhf_mlpo/sft/traces.py are composed.
+--samples times each; from right and wrong outputs to the same prompt the traces of sft/traces.py are composed.
 Writes OUT/train.jsonl for OpenRLHF's own SFT,
 
     python3 -m openrlhf.cli.train_sft --data.dataset sft/train.jsonl --data.input_key input --data.output_key output \\
@@ -31,7 +31,8 @@ from openrlhf_mlpo.engines import ENGINES
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.pool.format import open_pool, read_manifest
 from openrlhf_mlpo.pool.writer import PoolWriter
-from openrlhf_mlpo.prompts.renderer import PromptRenderer, load_template
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.sft.traces import KINDS, LeaderPrompt, Trace, compose, leaks, load_phrases
 from openrlhf_mlpo.sources import questions_dataset
 from openrlhf_mlpo.team import Agent

@@ -7,7 +7,7 @@
 
 A plan is read from the commands themselves, with the recipe's settings of the environment: nothing is said twice. It
 looks at versions and pins, the places where OpenRLHF is extended, flags (openrlhf_mlpo.cli.dry_run), number and memory
-of GPUs (rules of thumb: openrlhf_mlpo/preflight/memory.py), the context budget (question and K responses in the leader's prompt,
+of GPUs (rules of thumb: preflight/memory.py), the context budget (question and K responses in the leader's prompt,
 the agents' later rounds), models, disk and Ray. Exit status 1 if a finding is fatal.
 """
 

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from openrlhf_mlpo.engines import Completion, Conversation, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.pool.writer import PoolWriter
-from openrlhf_mlpo.prompts.renderer import PromptTemplate, agent_messages, load_template
+from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, load_template
 from openrlhf_mlpo.sources import TASKS, TEST_FRACTION, load_questions
 from openrlhf_mlpo.team import Agent, load_team
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.renderer import defuse
+from openrlhf_mlpo.prompts.untrusted import defuse
 from openrlhf_mlpo.verify import canonical, extract_answer, is_formatted
 
 # What a trace is made of; the shares that `build_sft` aims at when none are given.

@@ -17,7 +17,8 @@ from openrlhf.datasets import PromptDataset
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.format import majority
-from openrlhf_mlpo.prompts.renderer import PromptRenderer, load_template
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.verify import canonical
 
 POOL_COLUMNS = ("id", "task", "question", "answer", "responses")

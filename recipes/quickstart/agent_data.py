@@ -24,7 +24,7 @@ import questions as q
 from leader_data import PHRASES, derive, follow
 
 from openrlhf_mlpo.errors import run_cli
-from openrlhf_mlpo.prompts.renderer import defuse
+from openrlhf_mlpo.prompts.untrusted import defuse
 
 # How much of each task (in questions.MAKERS' order) an agent is taught; leader_data.PHRASES is how it puts its answer.
 _THIRD = 1 / 3

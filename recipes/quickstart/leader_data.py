@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.pool.format import open_pool
-from openrlhf_mlpo.prompts.renderer import PromptRenderer, load_template
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.sft.traces import excerpt
 from openrlhf_mlpo.train.dataset import make_draw
 from openrlhf_mlpo.verify import extract_answer

@@ -16,7 +16,8 @@ import random
 from pathlib import Path
 
 from openrlhf_mlpo.errors import run_cli
-from openrlhf_mlpo.prompts.renderer import PromptRenderer, load_template
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.prompts.templates import load_template
 
 LETTERS = "ABCD"
 

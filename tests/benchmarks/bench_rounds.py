@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from eval.evaluate import evaluate
 from eval.play.calls import Models
 from eval.play.methods import Config
-from openrlhf_mlpo.prompts.renderer import PromptRenderer, load_template
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.rounds import Player, leader_team
 
 
