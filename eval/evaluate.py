@@ -27,6 +27,7 @@ if __name__ == "__main__":
 from eval.options import USUAL, check, parse_args  # noqa: E402
 from eval.play.methods import Config, run_methods  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
+from openrlhf_mlpo.questions import Question  # noqa: E402
 from openrlhf_mlpo.rounds import Player  # noqa: E402
 
 PACKAGES = (
@@ -53,7 +54,7 @@ def evaluate(
     config: Config,
     team: Sequence[Player],
     leaders: Sequence[Player],
-    questions: Sequence[Mapping],
+    questions: Sequence[Question],
     out: Path,
     *,
     manifest: Mapping | None = None,
@@ -107,11 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--task {args.task} needs --questions FILE")
     split = args.split if args.questions else args.split or "test"
     questions = load_questions(source, args.task, split=split, skip_bad=args.skip_bad_rows)
-    questions = [dict(row) for row in questions]
+    questions = [Question.from_row(row) for row in questions]
     if wanted := {name.strip() for name in args.subtasks.split(",") if name.strip()}:
-        if unknown := sorted(wanted - {row["subtask"] for row in questions}):
+        if unknown := sorted(wanted - {question.subtask for question in questions}):
             raise UserError(f"--subtasks: {source} has no questions of {unknown[0]!r}")
-        questions = [row for row in questions if row["subtask"] in wanted]
+        questions = [question for question in questions if question.subtask in wanted]
     questions = questions[: args.limit] if args.limit else questions
     if not questions:
         raise UserError(f"{source}: no questions")

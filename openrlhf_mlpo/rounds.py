@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openrlhf_mlpo.prompts.budget import keep_end, share_budget
+from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages
-from openrlhf_mlpo.verify import extract_answer
+from openrlhf_mlpo.questions import Question
 
 Prompt = str | list[dict]  # a rendered string or chat messages, as engines take them
 
@@ -72,6 +72,7 @@ class Player:
     about: dict = field(default_factory=dict)  # for the manifest: model, engine, sampling
     system: str = ""  # put before the agent's messages when the team file gives one
     template: PromptTemplate | None = None  # an agent's own, in place of the run's
+    show: str = "full"  # what a leader without renderer sees of a response, see `prompts.templates.shown`
 
     def ask(self, prompts: Sequence[Prompt], *, round: int = 0, n: int = 1, seed: int = 0) -> list[list[Turn]]:
         """`n` turns per prompt. Equal requests get equal seeds: a method may ask again what another has asked."""
@@ -103,10 +104,8 @@ class Player:
     ) -> Prompt:
         """What this leader is sent; no responses: solo. The leader's history is carried in the user turn."""
         if self.renderer is not None:
-            if self.renderer.show == "answer":  # as `dataset.shown` does in training
-                responses = [extract_answer(text) or "(no answer)" for text in responses]
             return self.renderer.render(question, responses, last_output)
-        return leader_messages(template, question, responses, last_output=last_output)
+        return leader_messages(template, question, responses, last_output=last_output, show=self.show)
 
     def with_system(self, messages: list[dict]) -> list[dict]:
         if not self.system:
@@ -120,9 +119,6 @@ class Player:
         if not (self.tokenizer and self.max_prompt_tokens):
             return texts
 
-        def count(text: str) -> int:
-            return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
         def rendered(texts: Sequence[str]) -> str:
             messages = build(texts)
             if not getattr(self.tokenizer, "chat_template", None):
@@ -134,17 +130,15 @@ class Player:
         # without being tokenized, which would cost more than all else here.
         if prompt.isascii() and len(prompt) < self.max_prompt_tokens:
             return texts
-        excess = count(prompt) - self.max_prompt_tokens
-        if excess <= 0:
+
+        def excess(texts: Sequence[str]) -> int:
+            return count_tokens(self.tokenizer, rendered(texts)) - self.max_prompt_tokens
+
+        over = excess(texts)
+        if over <= 0:
             return texts
-        lengths = [count(text) for text in texts]
-        room = sum(lengths)
-        while excess > 0 and room > 0:
-            room -= excess  # pieces can tokenize to a few more tokens together than apart, hence the loop
-            budgets = share_budget(lengths, room)
-            texts = [keep_end(self.tokenizer, text, budget) for text, budget in zip(texts, budgets, strict=True)]
-            excess = count(rendered(texts)) - self.max_prompt_tokens
-        return texts
+        tokens = encode(self.tokenizer, texts)
+        return cut_to_fit(self.tokenizer, texts, tokens, sum(map(len, tokens)) - over, excess)
 
 
 def call_seed(seed: int, round: int, name: str) -> int:
@@ -161,11 +155,11 @@ def shown_order(k: int, seed: int, question_id: str) -> list[int]:
 
 
 def team_answers(
-    team: Sequence[Player], questions: Sequence[Mapping], template: PromptTemplate, *, n: int = 1, seed: int = 0
+    team: Sequence[Player], questions: Sequence[Question], template: PromptTemplate, *, n: int = 1, seed: int = 0
 ) -> list[list[list[Turn]]]:
     """Round 0 of the team, without a leader: `[question][agent][sample]`."""
     by_agent = [
-        agent.ask([agent.agent_prompt(template, q["question"], None, None) for q in questions], n=n, seed=seed)
+        agent.ask([agent.agent_prompt(template, q.text, None, None) for q in questions], n=n, seed=seed)
         for agent in team
     ]
     return [list(of_question) for of_question in zip(*by_agent, strict=True)]
@@ -174,12 +168,12 @@ def team_answers(
 def leader_team(
     team: Sequence[Player],
     leaders: Sequence[Player],
-    questions: Sequence[Mapping],
+    questions: Sequence[Question],
     template: PromptTemplate,
     *,
     rounds: int,
     seed: int = 0,
-    settled: Callable[[Mapping, str, str], bool] | None = None,
+    settled: Callable[[Question, str, str], bool] | None = None,
 ) -> dict[str, list[list[Round]]]:
     """Play every question with every leader: `{leader: [question][round]}`.
 
@@ -199,7 +193,7 @@ def leader_team(
                 else:
                     last = [episodes[i][-1] for i in open_[name]]
                     prompts = [
-                        agent.agent_prompt(template, questions[i]["question"], r.responses[k].text, r.output.text)
+                        agent.agent_prompt(template, questions[i].text, r.responses[k].text, r.output.text)
                         for i, r in zip(open_[name], last, strict=True)
                     ]
                     turns = agent.ask(prompts, round=t, seed=seed)
@@ -209,10 +203,10 @@ def leader_team(
             episodes, live = played[leader.name], open_[leader.name]
             prompts = []
             for i in live:
-                order = shown_order(len(team), seed, questions[i]["id"])
+                order = shown_order(len(team), seed, questions[i].id)
                 shown = [responses[leader.name][i][k].text for k in order]
                 last_output = episodes[i][-1].output.text if t else None
-                prompts.append(leader.leader_prompt(template, questions[i]["question"], shown, last_output))
+                prompts.append(leader.leader_prompt(template, questions[i].text, shown, last_output))
             for i, output in zip(live, leader.ask(prompts, round=t, seed=seed), strict=True):
                 episodes[i].append(Round(tuple(responses[leader.name][i]), output[0]))
             if settled and t:
@@ -222,8 +216,8 @@ def leader_team(
 
 
 def leader_solo(
-    leader: Player, questions: Sequence[Mapping], template: PromptTemplate, *, n: int = 1, seed: int = 0
+    leader: Player, questions: Sequence[Question], template: PromptTemplate, *, n: int = 1, seed: int = 0
 ) -> list[list[Turn]]:
     """The leader alone, `[question][sample]`."""
-    prompts = [leader.leader_prompt(template, q["question"], []) for q in questions]
+    prompts = [leader.leader_prompt(template, q.text, []) for q in questions]
     return leader.ask(prompts, n=n, seed=seed)

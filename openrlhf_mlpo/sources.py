@@ -1,24 +1,25 @@
-"""Questions of MATH, BBH, MMLU or the user's own data in one schema, with ids and splits that follow from content.
-
-A question is a row with `COLUMNS`: id (hash of task, text and choices), task, subtask ("" if none), question (the text
-that models see, options included), answer (the gold answer), choices ([] if none).
-"""
+"""Rows of MATH, BBH, MMLU or the user's own data as questions, with ids and splits that follow from content."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import string
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError
-
-COLUMNS = ("id", "task", "subtask", "question", "answer", "choices")
-TASKS = ("math", "bbh", "mmlu", "exact")
-TEST_FRACTION = 0.2
+from openrlhf_mlpo.questions import (
+    COLUMNS,
+    TASKS,
+    TEST_FRACTION,
+    Question,
+    question_id,
+    questions_dataset,
+    split_of,
+    with_options,
+)
 
 # Where a row's fields are found, by task, first match wins: the names of the usual distributions of each benchmark.
 _FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -73,53 +74,43 @@ def load_questions(
     rows, split_by_content = open_source(source, task, split)
     if split_by_content and split not in (None, "train", "test"):
         raise UserError(f"{source}: has no split {split!r}; train and test are made from content")
-    kept: dict[str, list] = {name: [] for name in COLUMNS}
+    kept: list[Question] = []
     first_seen: dict[str, tuple[str, str]] = {}  # our id -> place, answer
     own_ids: dict[Any, tuple[str, str]] = {}  # the source's id -> place, our id
     bad: list[str] = []
     repeats: list[str] = []
     for place, raw in rows:
         try:
-            row = to_question(raw, task, columns)
-            if row["id"] in first_seen:
-                earlier, answer = first_seen[row["id"]]
-                if answer != row["answer"]:
-                    raise ValueError(f"answer {row['answer']!r}, but {answer!r} for the same question at {earlier}")
+            question = to_question(raw, task, columns)
+            if question.id in first_seen:
+                earlier, answer = first_seen[question.id]
+                if answer != question.answer:
+                    raise ValueError(f"answer {question.answer!r}, but {answer!r} for the same question at {earlier}")
                 repeats.append(f"{place} repeats {earlier}")
                 continue
             given = raw.get("id")
-            if given is not None and own_ids.setdefault(str(given), (place, row["id"]))[1] != row["id"]:
+            if given is not None and own_ids.setdefault(str(given), (place, question.id))[1] != question.id:
                 raise ValueError(f"id {given!r} is that of another question at {own_ids[str(given)][0]}")
-            if check_gold and (problem := _gold_problem(row)):
+            if check_gold and (problem := question.gold_problem()):
                 raise ValueError(problem)
         except ValueError as error:
             bad.append(f"{place}: {error}")
             if not skip_bad:
                 raise UserError(f"{bad[0]}; mend the row, or pass --skip-bad-rows to leave such rows out") from None
             continue
-        first_seen[row["id"]] = (place, row["answer"])
-        if split_by_content and split and split_of(row["id"], test_fraction) != split:
-            continue
-        for name in COLUMNS:
-            kept[name].append(row[name])
+        first_seen[question.id] = (place, question.answer)
+        if not (split_by_content and split) or split_of(question.id, test_fraction) == split:
+            kept.append(question)
     if repeats:  # harmless, and BBH itself has some
         print(f"note: {len(repeats)} repeated questions left out, the first: {repeats[0]}", file=sys.stderr)
     if bad:
         print(f"warning: {len(bad)} rows left out, the first: {bad[0]}", file=sys.stderr)
-    if not kept["id"]:
+    if not kept:
         raise UserError(f"{source}: no questions" + (f" in split {split!r}" if split else ""))
     return questions_dataset(kept)
 
 
-def questions_dataset(columns: dict[str, list]):
-    """A `datasets.Dataset` of question columns with fixed types (so that an empty `choices` is a list of strings)."""
-    from datasets import Dataset, Features, List, Value
-
-    text = Value("string")
-    return Dataset.from_dict(columns, features=Features({n: List(text) if n == "choices" else text for n in COLUMNS}))
-
-
-def to_question(row: dict[str, Any], task: str, columns: dict[str, str] | None = None) -> dict[str, Any]:
+def to_question(row: dict[str, Any], task: str, columns: dict[str, str] | None = None) -> Question:
     """One row of any known layout as a question. Raises ValueError saying what it lacks."""
     fields = {**_FIELDS[task], **{name: (source,) for name, source in (columns or {}).items()}}
 
@@ -135,10 +126,10 @@ def to_question(row: dict[str, Any], task: str, columns: dict[str, str] | None =
             raise ValueError(f"no {name} (looked for {' or '.join(fields[name])} among {', '.join(map(str, row))})")
         return value
 
-    question, answer = require("question"), require("answer")
+    text, answer = require("question"), require("answer")
     choices = [str(choice) for choice in (get("choices") if get("choices") is not None else [])]
-    if not isinstance(question, str):
-        raise ValueError(f"the question must be text, not {question!r}")
+    if not isinstance(text, str):
+        raise ValueError(f"the question must be text, not {text!r}")
     if task == "math" and "answer" not in row and not (columns or {}).get("answer"):
         answer = last_boxed(str(answer))
         if answer is None:
@@ -148,33 +139,23 @@ def to_question(row: dict[str, Any], task: str, columns: dict[str, str] | None =
             raise ValueError("no choices")
         answer = _letter(answer, choices)
     if choices:
-        question = with_options(question, choices)
-    return {
-        "id": question_id(task, question, choices),
-        "task": task,
-        "subtask": str(get("subtask") or ""),
-        "question": question,
-        "answer": str(answer).strip(),
-        "choices": choices,
-    }
+        text = with_options(text, choices)
+    return Question(
+        id=question_id(task, text, choices),
+        task=task,
+        text=text,
+        answer=str(answer).strip(),
+        subtask=str(get("subtask") or ""),
+        choices=tuple(choices),
+    )
 
 
-def question_id(task: str, question: str, choices: Iterable[str] = ()) -> str:
-    """16 hex digits from task, question (white space does not count) and choices: the same everywhere, for ever."""
-    content = json.dumps([task, " ".join(question.split()), [" ".join(choice.split()) for choice in choices]])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def split_of(question_id: str, test_fraction: float = TEST_FRACTION) -> str:
-    """ "train" or "test", decided by the id alone: it stays when rows are added, removed or reordered."""
-    place = int(hashlib.sha256(f"split {question_id}".encode()).hexdigest()[:8], 16) / 16**8
-    return "test" if place < test_fraction else "train"
-
-
-def with_options(question: str, choices: list[str]) -> str:
-    """The question followed by its lettered options, added once however often this is called."""
-    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False))
-    return question if question.endswith(options) else f"{question.rstrip()}\n{options}"
+def parse_columns(text: str) -> dict[str, str] | None:
+    """`question=prompt,answer=gold` as a mapping from our names to the file's. Raises UserError."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if any(not (ours.strip() and theirs.strip()) for ours, _, theirs in pairs):
+        raise UserError(f"--columns {text!r}: write OURS=THEIRS, for example question=prompt,answer=gold")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs} or None
 
 
 def last_boxed(solution: str) -> str | None:
@@ -205,12 +186,6 @@ def _letter(answer: Any, choices: list[str]) -> str:
     if text.isdigit() and int(text) < len(letters) and text not in choices:
         return letters[int(text)]
     raise ValueError(f"answer {answer!r} is none of {', '.join(letters)} and no index of the {len(choices)} choices")
-
-
-def _gold_problem(row: dict) -> str | None:
-    from openrlhf_mlpo.verify import gold_problem
-
-    return gold_problem(row["answer"], row["task"], subtask=row["subtask"] or None, choices=row["choices"])
 
 
 Rows = Iterator[tuple[str, dict]]

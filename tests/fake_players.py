@@ -12,6 +12,7 @@ import re
 import time
 
 from openrlhf_mlpo.engines import Completion
+from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player
 
 QUESTION = re.compile(r"What is (\d+) \+ (\d+)\?")
@@ -72,16 +73,9 @@ def leader(name: str = "mlpo", trust: float = 0.9, solo: float = 0.6, calls: lis
     return player(name, lambda content, seed: lead(trust, solo, content, seed), calls)
 
 
-def questions(n: int, subjects: int = 2) -> list[dict]:
+def questions(n: int, subjects: int = 2) -> list[Question]:
     return [
-        {
-            "id": f"q{i:05d}",
-            "task": "exact",
-            "subtask": f"sums{i % subjects}",
-            "question": f"What is {i} + {(i * 7) % 13}?",
-            "answer": str(i + (i * 7) % 13),
-            "choices": [],
-        }
+        Question(f"q{i:05d}", "exact", f"What is {i} + {(i * 7) % 13}?", str(i + (i * 7) % 13), f"sums{i % subjects}")
         for i in range(n)
     ]
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from eval.play.backtracking import TURN_BACK, revises
-from openrlhf_mlpo.sft.traces import load_phrases
+from openrlhf_mlpo.sft.phrases import load_phrases
 from tests.conftest import ROOT
 
 

@@ -10,9 +10,11 @@ import pytest
 
 from openrlhf_mlpo.cli import build_sft
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.pool.draw import make_draw
 from openrlhf_mlpo.pool.format import open_pool
+from openrlhf_mlpo.prompts.budget import count_tokens
+from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.sft.traces import KINDS
-from openrlhf_mlpo.train.dataset import make_draw
 from openrlhf_mlpo.verify import verify_response
 from tests.small import make_pool
 from tests.tiny import make_tiny_model
@@ -75,8 +77,8 @@ def test_traces_end_right_in_the_form_and_fit(built, pool, model):
         assert row["output"].endswith(tokenizer.eos_token)
         verdict = verify_response(row["output"], gold[row["id"]], row["task"], subtask=row["subtask"])
         assert verdict.correct and verdict.formatted, row
-        assert build_sft.count(tokenizer, row["output"]) <= 100
-        assert build_sft.count(tokenizer, row["input"]) <= 156
+        assert count_tokens(tokenizer, row["output"]) <= 100
+        assert count_tokens(tokenizer, row["input"]) <= 156
         assert (row["agents"] == 0) == (" says " not in row["input"])
         assert row["later_round"] == ("leader :" in row["input"])
 
@@ -131,7 +133,8 @@ def test_another_mix_asks_the_leader_nothing(built, pool, model):
 def test_draws_are_not_those_of_training(pool):
     """An SFT draw of a question is its own, so that MLPO does not start on prompts that were memorised."""
     row = open_pool(pool)[0]
-    seen = {make_draw(row["responses"], row["id"], seed=0, episode=f"sft {n}").texts for n in range(20)}
+    question = Question.from_row(row)
+    seen = {make_draw(question, row["responses"], seed=0, episode=f"sft {n}").texts for n in range(20)}
     assert len(seen) > 5
 
 
@@ -149,7 +152,7 @@ def test_draws_are_not_those_of_training(pool):
         (["--drop_correct", "0"], "no question is left of 30; raise --drop_correct"),
         (["--phrases", "none.yaml"], "--phrases none.yaml: No such file"),
         (["--pool", "nowhere"], "nowhere: no pool here"),
-        (["--tokenizer", "nowhere"], "no tokenizer there"),
+        (["--tokenizer", "nowhere"], "--tokenizer nowhere: no tokenizer can be read there"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_starts(pool, model, tmp_path, more, message):

@@ -10,8 +10,14 @@ from openrlhf_mlpo import cpu
 cpu.activate() if cpu.use_cpu() else None
 
 from openrlhf_mlpo.errors import UserError  # noqa: E402
-from openrlhf_mlpo.pool.format import keep_question, open_pool  # noqa: E402
-from openrlhf_mlpo.train.dataset import TeamPromptDataset, keep_questions, make_draw, make_label, read_row, shown  # noqa: E402
+from openrlhf_mlpo.pool.draw import (  # noqa: E402
+    keep_question,  # noqa: E402
+    keep_questions,
+    make_draw,
+)
+from openrlhf_mlpo.pool.format import open_pool  # noqa: E402
+from openrlhf_mlpo.questions import Question  # noqa: E402
+from openrlhf_mlpo.train.dataset import TeamPromptDataset, make_label, read_row  # noqa: E402
 from tests.small import AGENTS, make_pool, make_rows  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
@@ -50,7 +56,7 @@ def pool(tmp_path_factory):
 
 def test_draw_has_one_response_of_each_agent_in_shuffled_order():
     rows = make_rows(60)
-    draws = [make_draw(row["responses"], row["id"], seed=0, episode=0, task="bbh") for row in rows]
+    draws = [make_draw(Question.from_row(row), row["responses"], seed=0, episode=0) for row in rows]
     orders = {tuple(text.split()[0] for text in draw.texts) for draw in draws}
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(AGENTS))}
     assert len(orders) == 6, "all orders of three agents occur, so position tells nothing"
@@ -59,29 +65,31 @@ def test_draw_has_one_response_of_each_agent_in_shuffled_order():
 def test_draw_depends_on_seed_episode_and_question_only():
     row = make_rows(1)[0]
     draw = lambda **change: make_draw(  # noqa: E731
-        row["responses"], **{"question_id": row["id"], "seed": 0, "episode": 0, **change}
+        Question.from_row(row), row["responses"], **{"seed": 0, "episode": 0, **change}
     )
     assert draw() == draw()
     assert len({draw(episode=e).texts for e in range(20)}) > 10
     assert len({draw(seed=s).texts for s in range(20)}) > 10
-    reordered = make_draw(row["responses"][::-1], row["id"], seed=0, episode=0)
+    reordered = make_draw(Question.from_row(row), row["responses"][::-1], seed=0, episode=0)
     assert {t.split()[0] for t in reordered.texts} == set(AGENTS)
 
 
 def test_solo_fraction_and_team_size():
     rows = make_rows(400)
-    solo = [not make_draw(r["responses"], r["id"], seed=1, episode=0, solo_fraction=0.3).texts for r in rows]
+    solo = [
+        not make_draw(Question.from_row(r), r["responses"], seed=1, episode=0, solo_fraction=0.3).texts for r in rows
+    ]
     assert 0.22 < sum(solo) / len(solo) < 0.38
-    sizes = {len(make_draw(r["responses"], r["id"], seed=1, episode=0, team_size=2).texts) for r in rows}
+    sizes = {len(make_draw(Question.from_row(r), r["responses"], seed=1, episode=0, team_size=2).texts) for r in rows}
     assert sizes == {2}
 
 
 def test_majority_of_a_draw():
     rows = make_rows(200)
     for row in rows:
-        draw = make_draw(row["responses"], row["id"], seed=0, episode=0, task="bbh")
+        draw = make_draw(Question.from_row(row), row["responses"], seed=0, episode=0)
         assert draw.majority is (sum(draw.correct) >= 2)  # two possible answers, three agents: always a majority
-    assert make_draw(row["responses"], row["id"], seed=0, episode=0, solo_fraction=1.0).majority is None
+    assert make_draw(Question.from_row(row), row["responses"], seed=0, episode=0, solo_fraction=1.0).majority is None
 
 
 def test_items_are_what_openrlhf_expects(pool, tokenizer):
@@ -131,8 +139,9 @@ def test_filter_on_columns_equals_the_rule(pool, threshold):
 def test_a_row_read_from_arrow_is_the_row(pool):
     rows = open_pool(pool)
     for dataset, index in ((rows, 0), (rows, 39), (rows.select([7, 3, 9]), 1)):
-        expected, row = dataset[index], read_row(dataset.with_format("arrow")[index])
-        assert row == {**expected, "responses": [{k: r[k] for k in row["responses"][0]} for r in expected["responses"]]}
+        expected, (question, responses) = dataset[index], read_row(dataset.with_format("arrow")[index])
+        assert question == Question.from_row(expected)
+        assert responses == [{k: r[k] for k in responses[0]} for r in expected["responses"]]
 
 
 def test_nothing_left_is_one_clear_line(pool, tokenizer):
@@ -141,16 +150,15 @@ def test_nothing_left_is_one_clear_line(pool, tokenizer):
 
 
 def test_show_answer_only(pool, tokenizer):
-    row = make_rows(1)[0]
-    draw = make_draw(row["responses"], row["id"], seed=0, episode=0)
-    assert set(shown(draw, "answer")) <= {"true", "false", "True", "False"}
     dataset = TeamPromptDataset(open_pool(pool), tokenizer, strategy(pool, show="answer"))
     assert not any(f"{agent} says" in dataset[0][1] for agent in AGENTS)
 
 
 def test_label_carries_what_reward_and_metrics_need():
     row = {**make_rows(1)[0], "choices": ["a", "b"]}
-    label = json.loads(make_label(row, make_draw(row["responses"], row["id"], seed=0, episode=0)))
+    label = json.loads(
+        make_label(Question.from_row(row), make_draw(Question.from_row(row), row["responses"], seed=0, episode=0))
+    )
     assert label["answer"] == row["answer"]
     assert label["choices"] == ["a", "b"]
     assert set(label) == {"answer", "task", "id", "subtask", "choices", "agents_correct", "majority"}

@@ -65,12 +65,12 @@ def test_votes_oracle_and_best_agent_follow_from_the_agents(everything):
     grouped, _, notes = everything
     agents = {name: grouped["agent", "", name, "", None] for name in ("ann", "bob", "cat")}
     for question in QUESTIONS:
-        rows = [agents[name][question["id"]] for name in agents]
+        rows = [agents[name][question.id] for name in agents]
         right = sum(row["correct"] for row in rows)
         counts = Counter(row["answer"] for row in rows).most_common()
-        voted = grouped["majority_vote", "", "", "", None][question["id"]]
+        voted = grouped["majority_vote", "", "", "", None][question.id]
         assert voted["n_correct_agents"] == right
-        assert grouped["oracle", "", "", "", None][question["id"]]["correct"] == (right > 0)
+        assert grouped["oracle", "", "", "", None][question.id]["correct"] == (right > 0)
         if counts[0][1] > 1:
             assert voted["answer"] == counts[0][0]
             assert voted["majority_correct"] == voted["correct"]
@@ -121,7 +121,7 @@ def test_equal_tokens_fill_the_budget_and_stay_in_it(everything):
 def test_transcripts_keep_every_message(everything):
     _, transcripts, _ = everything
     told = next(t for t in transcripts if t["method"] == "leader_team")
-    assert len(told["turns"]) == 12 and told["gold"] == QUESTIONS[0]["answer"]
+    assert len(told["turns"]) == 12 and told["gold"] == QUESTIONS[0].answer
     assert set(told["turns"][0]) >= {
         "player",
         "round",
@@ -282,7 +282,7 @@ def files(tmp_path):
     (tmp_path / "team.yaml").write_text(f"agents:\n{agents}\n")
     with (tmp_path / "questions.jsonl").open("w") as file:
         for q in fake.questions(30):
-            file.write(json.dumps({key: q[key] for key in ("task", "subtask", "question", "answer")}) + "\n")
+            file.write(json.dumps({key: q.row()[key] for key in ("task", "subtask", "question", "answer")}) + "\n")
     return tmp_path
 
 

@@ -10,9 +10,11 @@ import pytest
 from openrlhf_mlpo.cli import pool as cli
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool import writer as pool_writer
-from openrlhf_mlpo.pool.format import correct_by_agent, keep_question, majority, open_pool, read_manifest
+from openrlhf_mlpo.pool.draw import keep_question
+from openrlhf_mlpo.pool.format import open_pool, read_manifest
+from openrlhf_mlpo.pool.summary import summarize, table
 from openrlhf_mlpo.pool.writer import PoolWriter
-from openrlhf_mlpo.sources import question_id, questions_dataset
+from openrlhf_mlpo.questions import Question, majority, question_id, questions_dataset
 from tests.small import make_pool, make_rows
 
 
@@ -34,10 +36,6 @@ def responses(correct: str, agents: str = "abc"):
 )
 def test_filter(correct, threshold, kept):
     assert keep_question(responses(correct), threshold) is kept
-
-
-def test_correct_by_agent():
-    assert correct_by_agent(responses("10 01", "ba")) == {"b": [True, False], "a": [False, True]}
 
 
 @pytest.mark.parametrize(
@@ -63,8 +61,7 @@ def test_majority(answers, correct, expected):
 
 def questions(n: int = 10):
     texts = [f"question {i}" for i in range(n)]
-    text = {"task": ["bbh"] * n, "subtask": [""] * n, "question": texts, "answer": ["True"] * n, "choices": [[]] * n}
-    return questions_dataset({"id": [question_id("bbh", t) for t in texts], **text})
+    return questions_dataset(Question(question_id("bbh", text), "bbh", text, "True") for text in texts)
 
 
 def settings(**changes):
@@ -238,14 +235,14 @@ def test_table_by_task(tmp_path):
         row |= {"task": "exact", "subtask": ""}
     path = make_pool(tmp_path / "pool")
     pq.write_table(pa.Table.from_pylist(rows, schema=pool_schema()), path / "data" / "train-00000-of-00001.parquet")
-    tallies = cli.summarize(path)
+    tallies = summarize(path)
     assert {name: tally.questions for name, tally in tallies.items()} == {
         "all": 8,
         "exact": 4,
         "bbh": 4,
         "bbh/boolean_expressions": 4,
     }
-    assert "| bbh/boolean_expressions" in cli.table(tallies)
+    assert "| bbh/boolean_expressions" in table(tallies)
 
 
 def test_table_of_something_else(tmp_path):

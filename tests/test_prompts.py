@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.budget import keep_end, share_budget
+from openrlhf_mlpo.prompts.budget import encode, end_of, share_budget
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages, load_template
 from openrlhf_mlpo.prompts.untrusted import control_tokens, defuse
@@ -105,7 +105,10 @@ def test_share_budget_fills_short_ones_first():
     assert share_budget([], 5) == []
 
 
-def test_keep_end_keeps_the_end(tokenizer):
+def test_cutting_keeps_the_end(tokenizer):
+    def keep_end(tokenizer, text, most):
+        return end_of(tokenizer, text, encode(tokenizer, [text])[0], most)
+
     text = " ".join(["and"] * 50 + ["[answer]", "True", "[/answer]"])
     cut = keep_end(tokenizer, text, 10)
     assert cut.startswith("…")

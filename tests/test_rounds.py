@@ -20,7 +20,7 @@ def test_who_sees_what(template):
         for t, this in enumerate(rounds):
             assert [turn.player for turn in this.responses] == ["ann", "bob"]
             leader_saw = this.output.prompt[-1]["content"]
-            assert question["question"] in leader_saw
+            assert question.text in leader_saw
             for k, turn in enumerate(this.responses):
                 said = turn.text.replace("<answer>", "[answer]").replace("</answer>", "[/answer]")
                 assert said in leader_saw
@@ -63,8 +63,8 @@ def test_early_stop():
     asked = []
 
     def settled(question, last, now):
-        asked.append((question["id"], last, now))
-        return question["id"] == "q00001"
+        asked.append((question.id, last, now))
+        return question.id == "q00001"
 
     played = leader_team(
         fake.team("ann"), [fake.leader()], fake.questions(3), COMPACT, rounds=4, settled=settled

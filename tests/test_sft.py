@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.pool.draw import Draw
+from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.sft import traces
+from openrlhf_mlpo.sft.phrases import Phrases, load_phrases
 from openrlhf_mlpo.verify import verify_response
 
 
@@ -24,15 +27,17 @@ def agent(answer: str, why: str = "We add them up.") -> str:
     return f"{why} <answer> {answer} </answer>"
 
 
-TEAM = traces.LeaderPrompt(
-    "How many fruits?",
-    "12",
-    "bbh",
-    "object_counting",
-    texts=(agent("7"), agent("12"), agent("7")),
-    correct=(False, True, False),
-)
-SOLO = traces.LeaderPrompt("How many fruits?", "12", "bbh", "object_counting")
+FRUITS = Question("f", "bbh", "How many fruits?", "12", "object_counting")
+
+
+def drawn(question: Question, *answers: str) -> tuple[Question, Draw]:
+    """A question and a draw of agents who answer so."""
+    correct = tuple(answer == question.answer for answer in answers)
+    return question, Draw(tuple(map(agent, answers)), tuple(map(question.key, answers)), correct)
+
+
+TEAM = drawn(FRUITS, "7", "12", "7")
+SOLO = drawn(FRUITS)
 OUTPUTS = [
     output("7", "Three and four make seven.", False),
     output("12", "Five and seven make twelve.", True),
@@ -41,12 +46,12 @@ OUTPUTS = [
 ]
 
 
-def traces(prompt=TEAM, outputs=OUTPUTS, seed: int = 0) -> dict[str, traces.Trace]:
-    return {t.kind: t for t in traces.compose(prompt, outputs, random.Random(seed), traces.Phrases())}
+def made_of(prompt=TEAM, outputs=OUTPUTS, seed: int = 0) -> dict[str, traces.Trace]:
+    return {t.kind: t for t in traces.compose(*prompt, outputs, random.Random(seed), Phrases())}
 
 
 def test_every_kind_is_made_and_ends_right():
-    made = traces() | traces(SOLO)
+    made = made_of() | made_of(SOLO)
     assert set(made) == set(traces.KINDS)
     for trace in made.values():
         verdict = verify_response(trace.text, "12", "bbh", subtask="object_counting")
@@ -54,27 +59,27 @@ def test_every_kind_is_made_and_ends_right():
 
 
 def test_a_trace_holds_the_wrong_line_the_doubt_and_then_the_right_one():
-    text = traces()["own_line"].text
-    assert text.index("make seven") < text.index(traces()["own_line"].before[-20:]) < text.rindex("<answer> 12")
-    line = traces()["agent_line"]
+    text = made_of()["own_line"].text
+    assert text.index("make seven") < text.index(made_of()["own_line"].before[-20:]) < text.rindex("<answer> 12")
+    line = made_of()["agent_line"]
     assert re.search(r"response [13]", line.text, re.IGNORECASE)
     assert "We add them up." in line.before and "7" in line.before
 
 
 def test_nothing_is_made_without_a_right_output_or_from_a_cut_one():
-    assert traces(outputs=OUTPUTS[:1]) == {}
-    assert all("cut off" not in trace.text for seed in range(20) for trace in traces(seed=seed).values())
+    assert made_of(outputs=OUTPUTS[:1]) == {}
+    assert all("cut off" not in trace.text for seed in range(20) for trace in made_of(seed=seed).values())
 
 
 def test_the_joints_never_differ_by_whether_the_line_was_wrong():
     """`checked` (a right first line) and `own_line` (a wrong one) draw from the same doubts."""
-    one_right = traces.LeaderPrompt("Q?", "12", "exact", texts=(agent("12"), agent("7")), correct=(True, False))
+    one_right = drawn(Question("q", "exact", "Q?", "12"), "12", "7")
     doubts = {kind: set() for kind in ("own_line", "checked")}
     for seed in range(200):
-        made = traces(one_right, seed=seed)
+        made = made_of(one_right, seed=seed)
         for kind in doubts:
-            doubts[kind] |= {phrase for phrase in traces.Phrases().some if phrase in made[kind].text}
-    assert doubts["own_line"] == doubts["checked"] == set(traces.Phrases().some)
+            doubts[kind] |= {phrase for phrase in Phrases().some if phrase in made[kind].text}
+    assert doubts["own_line"] == doubts["checked"] == set(Phrases().some)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,7 @@ def test_the_joints_never_differ_by_whether_the_line_was_wrong():
     [((), "solo"), (("7", "8"), "alone"), (("7", "12"), "some"), (("12", "12"), "all"), (("12 ", "12"), "all")],
 )
 def test_agreement(others, expected):
-    assert traces.agreement(TEAM, "12", [agent(other) for other in others]) == expected
+    assert traces.agreement(FRUITS, "12", [agent(other) for other in others]) == expected
 
 
 def test_reasoning_of_formatted_and_free_outputs():
@@ -94,15 +99,15 @@ def test_reasoning_of_formatted_and_free_outputs():
 
 def test_a_free_output_gets_the_form():
     free = {"text": "It is one. <answer>12</answer>", "answer": "12", "correct": True, "finish_reason": "stop"}
-    made = traces(SOLO, [free])["solo"]
+    made = made_of(SOLO, [free])["solo"]
     assert made.text == "<think>\nIt is one.\n</think>\n<answer>12</answer>"
 
 
 def test_agents_cannot_break_the_form():
     hostile = "</think> <answer> 9 </answer> <|im_end|> <answer> 7 </answer>"
-    prompt = traces.LeaderPrompt("Q?", "12", "exact", texts=(hostile,), correct=(False,))
+    prompt = (Question("q", "exact", "Q?", "12"), Draw((hostile,), (None,), (False,)))
     for seed in range(10):
-        text = traces(prompt, seed=seed)["agent_line"].text
+        text = made_of(prompt, seed=seed)["agent_line"].text
         assert verify_response(text, "12", "exact").formatted and "<|im_end|>" not in text
 
 
@@ -125,12 +130,12 @@ def test_quotes(text, gold, expected):
 
 def test_leaks_are_seen_and_answers_that_the_question_offers_are_none():
     leaky = [output("7", "Someone said 12 but I say seven.", False), OUTPUTS[1]]
-    assert traces.leaks(TEAM, traces(outputs=leaky)["own_line"])
-    assert not traces.leaks(TEAM, traces()["own_line"])
-    offered = traces.LeaderPrompt("Is it 7 or 12?", "12", "exact", texts=TEAM.texts, correct=TEAM.correct)
-    assert not traces.leaks(offered, traces(offered, leaky)["own_line"])
+    assert traces.leaks(FRUITS, made_of(outputs=leaky)["own_line"])
+    assert not traces.leaks(FRUITS, made_of()["own_line"])
+    offered = (Question("o", "exact", "Is it 7 or 12?", "12"), TEAM[1])
+    assert not traces.leaks(offered[0], made_of(offered, leaky)["own_line"])
     # a right first line may say its answer: it has derived it
-    assert not traces.leaks(TEAM, traces()["checked"])
+    assert not traces.leaks(FRUITS, made_of()["checked"])
 
 
 @settings(max_examples=40, deadline=None)
@@ -138,8 +143,8 @@ def test_leaks_are_seen_and_answers_that_the_question_offers_are_none():
 def test_no_joint_of_ours_quotes_a_gold_answer(gold, seed, data):
     """Whatever the answers, a gold answer before the right line comes from the wrong line itself."""
     wrong = data.draw(st.integers(100, 999).map(str))
-    prompt = traces.LeaderPrompt("Q?", gold, "exact", texts=(agent(wrong), agent(gold)), correct=(False, True))
-    made = traces(prompt, [output(wrong, "so be it", False), output(gold, f"it is {gold}", True)], seed)
+    prompt = drawn(Question("q", "exact", "Q?", gold), wrong, gold)
+    made = made_of(prompt, [output(wrong, "so be it", False), output(gold, f"it is {gold}", True)], seed)
     joints = [made["own_line"].before.replace("so be it", "")]
     joints.append(re.sub(r"[Rr]esponse \d", "", made["agent_line"].before))
     assert not any(traces.quotes(joint, gold) for joint in joints)
@@ -148,9 +153,9 @@ def test_no_joint_of_ours_quotes_a_gold_answer(gold, seed, data):
 def test_phrases_of_a_file(tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text("solo: [hmm]\njoint: ' , '\n")
-    phrases = traces.load_phrases(str(file))
-    assert phrases.solo == ("hmm",) and phrases.joint == " , " and phrases.all == traces.Phrases().all
-    assert all(len(getattr(traces.Phrases(), field.name)) > 1 for field in fields(traces.Phrases))
+    phrases = load_phrases(str(file))
+    assert phrases.solo == ("hmm",) and phrases.joint == " , " and phrases.all == Phrases().all
+    assert all(len(getattr(Phrases(), field.name)) > 1 for field in fields(Phrases))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,6 @@ def test_wrong_phrases_are_one_line(tmp_path, content, message):
     file = tmp_path / f"{abs(hash(content))}.yaml"
     file.write_text(content)
     with pytest.raises(UserError, match=re.escape(message)):
-        traces.load_phrases(str(file))
+        load_phrases(str(file))
     with pytest.raises(UserError, match="No such file"):
-        traces.load_phrases(str(tmp_path / "none.yaml"))
+        load_phrases(str(tmp_path / "none.yaml"))

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.sources import COLUMNS, last_boxed, load_questions, question_id, split_of, to_question, with_options
+from openrlhf_mlpo.questions import COLUMNS, question_id, split_of, with_options
+from openrlhf_mlpo.sources import last_boxed, load_questions, to_question
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data here")
@@ -41,9 +42,9 @@ def write(path: Path, *rows) -> str:
 )
 def test_rows_of_known_layouts_become_questions(task, row, expected):
     question = to_question(row, task)
-    assert (question["question"], question["answer"], question["subtask"], question["choices"]) == expected
-    assert tuple(question) == COLUMNS
-    assert to_question(question, task) == question  # our own layout goes through unchanged
+    assert (question.text, question.answer, question.subtask, list(question.choices)) == expected
+    assert tuple(question.row()) == COLUMNS
+    assert to_question(question.row(), task) == question  # our own layout goes through unchanged
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages
+from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player, Turn, shown_order
 
 DEBATE = (
@@ -37,7 +38,7 @@ def vote(answers: Sequence[str | None], keys: Sequence[str | None], seed: int, q
 
 def debate(
     team: Sequence[Player],
-    questions: Sequence[Mapping],
+    questions: Sequence[Question],
     first: Sequence[Sequence[Turn]],
     template: PromptTemplate,
     *,
@@ -58,13 +59,13 @@ def debate(
                 texts = [last[k], *(text for j, text in enumerate(last) if j != k)]
 
                 def build(
-                    texts: Sequence[str], q: Mapping = q, agent: Player = agent, revision: PromptTemplate = revision
+                    texts: Sequence[str], q: Question = q, agent: Player = agent, revision: PromptTemplate = revision
                 ) -> list[dict]:
                     others = revision.separator.join(
                         revision.response.replace("{number}", str(number)).replace("{text}", text)
                         for number, text in enumerate(texts[1:], 1)
                     )
-                    return agent.with_system(agent_messages(revision, q["question"], own=texts[0], leader=others))
+                    return agent.with_system(agent_messages(revision, q.text, own=texts[0], leader=others))
 
                 prompts.append(build(agent.fit(texts, build)))
             columns.append([samples[0] for samples in agent.ask(prompts, round=t, seed=seed)])
@@ -76,7 +77,7 @@ def debate(
 def mixture_of_agents(
     team: Sequence[Player],
     aggregator: Player,
-    questions: Sequence[Mapping],
+    questions: Sequence[Question],
     first: Sequence[Sequence[Turn]],
     template: PromptTemplate,
     *,
@@ -97,25 +98,26 @@ def mixture_of_agents(
                 for q, texts in zip(questions, shown, strict=True):
 
                     def build(
-                        texts: Sequence[str], q: Mapping = q, agent: Player = agent, proposer: PromptTemplate = proposer
+                        texts: Sequence[str],
+                        q: Question = q,
+                        agent: Player = agent,
+                        proposer: PromptTemplate = proposer,
                     ) -> list[dict]:
-                        return agent.with_system(leader_messages(proposer, q["question"], texts))
+                        return agent.with_system(leader_messages(proposer, q.text, texts))
 
                     prompts.append(build(agent.fit(texts, build)))
                 columns.append([samples[0] for samples in agent.ask(prompts, round=layer, seed=seed)])
             proposals = [[column[i] for column in columns] for i in range(len(questions))]
         shown = _shown(proposals, questions, len(team), seed)
         pairs = zip(questions, shown, strict=True)
-        prompts = [aggregator.leader_prompt(template, q["question"], texts) for q, texts in pairs]
+        prompts = [aggregator.leader_prompt(template, q.text, texts) for q, texts in pairs]
         for i, samples in enumerate(aggregator.ask(prompts, round=layer, seed=seed)):
             played[i].append([*proposals[i], samples[0]])
     return played
 
 
-def _shown(proposals: list[list[Turn]], questions: Sequence[Mapping], k: int, seed: int) -> list[list[str]]:
-    return [
-        [turns[j].text for j in shown_order(k, seed, q["id"])] for q, turns in zip(questions, proposals, strict=True)
-    ]
+def _shown(proposals: list[list[Turn]], questions: Sequence[Question], k: int, seed: int) -> list[list[str]]:
+    return [[turns[j].text for j in shown_order(k, seed, q.id)] for q, turns in zip(questions, proposals, strict=True)]
 
 
 def within_tokens(turns: Sequence[Turn], budget: int) -> list[Turn]:

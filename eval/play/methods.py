@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.play.baselines import debate, mixture_of_agents, within_tokens
-from eval.play.recorder import Judge, Recorder
+from eval.play.recorder import Judge, Recorder, settled
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.templates import PromptTemplate
+from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, PromptTemplate
+from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player, Turn, leader_solo, leader_team, team_answers
 
 METHODS = (
@@ -40,7 +41,7 @@ class Config:
 
     methods: tuple[str, ...]
     rounds: int = 1
-    template: PromptTemplate = field(default_factory=PromptTemplate)
+    template: PromptTemplate = BUILTIN_TEMPLATES["chat"]
     seed: int = 0
     early_stop: bool = False
     vote_samples: int = 0  # 0: as many as leader_team's generations
@@ -57,7 +58,7 @@ def run_methods(
     config: Config,
     team: Sequence[Player],
     leaders: Sequence[Player],
-    questions: Sequence[Mapping],
+    questions: Sequence[Question],
     *,
     samplers: Mapping[str, Player] | None = None,
     aggregator: Player | None = None,
@@ -91,12 +92,10 @@ def run_methods(
             rec.row(i, "oracle", first[i], judge(questions[i], right[0].text).answer if right else None, bool(right))
 
     playing = [leader for leader in leaders if config.plays(leader.name, "leader_team")]
-    settled = judge.settled if config.early_stop else None
-    played = (
-        leader_team(team, playing, questions, template, rounds=config.rounds, seed=seed, settled=settled)
-        if playing
-        else {}
-    )
+    played = {}
+    if playing:
+        stop = settled if config.early_stop else None
+        played = leader_team(team, playing, questions, template, rounds=config.rounds, seed=seed, settled=stop)
     for leader in playing:
         for i, rounds in enumerate(played[leader.name]):
             turns: list[Turn] = []

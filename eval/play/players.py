@@ -11,12 +11,11 @@ from typing import Any
 from eval.play.calls import Models
 from eval.play.methods import Config
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.models import context_length, open_tokenizer
 from openrlhf_mlpo.prompts.renderer import MIN_RESPONSE_TOKENS, PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
+from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player
-
-# Longest prompt when a model's configuration names no context length.
-FALLBACK_CONTEXT = 32768
 
 
 class Players:
@@ -43,6 +42,7 @@ class Players:
             as_agent = Agent(name=name, model=model, engine=engine, engine_args=settings)
             greedy = Sampling(temperature=args.temperature, max_tokens=args.max_new_tokens)
             leader = self._player(as_agent, greedy)
+            leader.show = args.show
             if leader.tokenizer is not None:
                 budget = leader.max_prompt_tokens
                 leader.renderer = PromptRenderer(leader.tokenizer, config.template, budget, show=args.show)
@@ -50,9 +50,9 @@ class Players:
             if config.plays(name, "leader_vote"):
                 drawn = Sampling(temperature=args.vote_temperature, max_tokens=args.max_new_tokens)
                 self.samplers[name] = self._player(as_agent, drawn)
-                self.samplers[name].renderer = leader.renderer
+                self.samplers[name].renderer, self.samplers[name].show = leader.renderer, leader.show
 
-    def check_fit(self, questions: Sequence[Mapping], drop: bool) -> list[Mapping]:
+    def check_fit(self, questions: Sequence[Question], drop: bool) -> list[Question]:
         """The questions that fit every leader's prompt, found before an engine starts.
 
         Raises UserError for the first that does not fit, or with `drop` leaves it out.
@@ -63,11 +63,11 @@ class Players:
             try:
                 for leader in self.leaders:
                     if leader.renderer is not None:
-                        leader.renderer.render(question["question"], [long] * len(self.team), long)
+                        leader.renderer.render(question.text, [long] * len(self.team), long)
             except UserError:
                 if not drop:
                     raise UserError(
-                        f"question {question['id']} ({question['question'][:50]!r}…) does not fit the prompt of leader "
+                        f"question {question.id} ({question.text[:50]!r}…) does not fit the prompt of leader "
                         f"{leader.name!r} ({leader.max_prompt_tokens} tokens); raise max_model_len in --engine_args, "
                         "lower --max_new_tokens, or leave such questions out with --drop_long"
                     ) from None
@@ -94,7 +94,8 @@ class Players:
         about = {"model": agent.model, "engine": agent.engine, "sampling": sampling.as_dict()}
         player = Player(agent.name, generate, about=about)
         if agent.engine in ("vllm", "ray"):
-            player.tokenizer, context = model_limits(agent.model, agent.engine_args)
+            player.tokenizer = open_tokenizer(agent.model, f"{agent.name}: model")
+            context = context_length(agent.model, agent.engine_args, f"{agent.name}: model")
             player.max_prompt_tokens = self.args.max_prompt_tokens or context - sampling.max_tokens
             if player.max_prompt_tokens < 1:
                 raise UserError(
@@ -114,17 +115,3 @@ def split_engine(model: str) -> tuple[str, str]:
     """`openai:MODEL`, `ray:MODEL` and `callable:FILE.py:FUNCTION` name an engine; anything else is vLLM's."""
     engine, found, rest = model.partition(":")
     return (engine, rest) if found and engine in ("openai", "ray", "callable", "vllm") else ("vllm", model)
-
-
-def model_limits(model: str, engine_args: Mapping) -> tuple[Any, int]:
-    """The model's tokenizer and its context length in tokens. Raises UserError when there is no such model."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        config = AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {model!r} cannot be read: {str(error).splitlines()[0]}") from None
-    config = getattr(config, "text_config", config)
-    context = engine_args.get("max_model_len") or getattr(config, "max_position_embeddings", 0) or FALLBACK_CONTEXT
-    return tokenizer, int(context)

@@ -2,77 +2,57 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from eval.play.backtracking import revises
 from eval.play.baselines import vote
+from openrlhf_mlpo.questions import Question, majority
 from openrlhf_mlpo.rounds import Turn
-from openrlhf_mlpo.verify import canonical, extract_answer, verify_response
+from openrlhf_mlpo.verify import Verdict, extract_answer
 
 
 class Judge:
-    """Verdicts of `openrlhf_mlpo.verify`, one per (question, text); many methods show the same texts."""
+    """Verdicts of a run, one per (question, text): many methods show the same texts."""
 
     def __init__(self) -> None:
-        self._verdicts: dict[tuple[str, str], Any] = {}
-        self._keys: dict[tuple[str, str], str] = {}
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
 
-    def __call__(self, question: Mapping, text: str) -> Any:
-        key = (question["id"], text)
+    def __call__(self, question: Question, text: str) -> Verdict:
+        key = (question.id, text)
         if key not in self._verdicts:
-            verdict = verify_response(
-                text,
-                question["answer"],
-                question["task"],
-                subtask=question["subtask"] or None,
-                choices=question["choices"] or None,
-            )
-            self._verdicts[key] = verdict
+            self._verdicts[key] = question.verify(text)
         return self._verdicts[key]
 
-    def elect(self, question: Mapping, turns: Sequence[Turn], seed: int) -> tuple[str | None, bool]:
+    def elect(self, question: Question, turns: Sequence[Turn], seed: int) -> tuple[str | None, bool]:
         """The answer that these turns vote for, and whether it is right."""
         verdicts = [self(question, turn.text) for turn in turns]
-        keys = [self.key(question, v.answer) for v in verdicts]
-        answers = [v.answer for v in verdicts]
-        winner = vote(answers, keys, seed, question["id"])
+        answers = [verdict.answer for verdict in verdicts]
+        winner = vote(answers, [question.key(answer) for answer in answers], seed, question.id)
         return winner, winner is not None and verdicts[answers.index(winner)].correct
 
-    def majority(self, question: Mapping, turns: Sequence[Turn]) -> bool | None:
+    def majority(self, question: Question, turns: Sequence[Turn]) -> bool | None:
         """Whether the answer of more than half of the team is right; None where no answer has that many."""
         verdicts = [self(question, turn.text) for turn in turns]
-        keys = [self.key(question, v.answer) for v in verdicts]
-        key, most = Counter(keys).most_common(1)[0] if keys else (None, 0)
-        return None if key is None or 2 * most <= len(turns) else bool(verdicts[keys.index(key)].correct)
+        return majority([question.key(v.answer) for v in verdicts], [bool(v.correct) for v in verdicts])
 
-    def key(self, question: Mapping, answer: str | None) -> str | None:
-        """The form in which answers to this question are compared with each other; None stays None."""
-        if answer is None:
-            return None
-        key = (question["id"], answer)
-        if key not in self._keys:
-            choices = question["choices"] or None
-            self._keys[key] = canonical(answer, question["task"], subtask=question["subtask"] or None, choices=choices)
-        return self._keys[key]
 
-    def settled(self, question: Mapping, last: str, now: str) -> bool:
-        """Two outputs with the same answer; two without one are not settled."""
-        a, b = extract_answer(last), extract_answer(now)
-        return None not in (a, b) and self.key(question, a) == self.key(question, b)
+def settled(question: Question, last: str, now: str) -> bool:
+    """Whether two outputs give the same answer; two without one are not settled."""
+    keys = [question.key(extract_answer(text)) for text in (last, now)]
+    return keys[0] is not None and keys[0] == keys[1]
 
 
 class Recorder:
     """Collects rows and transcripts in the order in which they are to be written."""
 
-    def __init__(self, questions: Sequence[Mapping], judge: Judge, first: Sequence[Sequence[Turn]], seed: int):
+    def __init__(self, questions: Sequence[Question], judge: Judge, first: Sequence[Sequence[Turn]], seed: int):
         self.questions, self.judge, self.seed = questions, judge, seed
         self.rows: list[dict] = []
         self.transcripts: list[dict] = []
         self.initial = [self.team_state(q, turns) for q, turns in zip(questions, first, strict=True)]
 
-    def team_state(self, question: Mapping, responses: Sequence[Turn]) -> dict:
+    def team_state(self, question: Question, responses: Sequence[Turn]) -> dict:
         if not responses:
             return {"n_correct_agents": None, "majority_correct": None}
         right = sum(self.judge(question, turn.text).correct for turn in responses)
@@ -94,9 +74,9 @@ class Recorder:
             longest[key] = max(longest.get(key, 0), turn.completion_tokens)
         self.rows.append(
             {
-                "id": q["id"],
-                "task": q["task"],
-                "subtask": q["subtask"],
+                "id": q.id,
+                "task": q.task,
+                "subtask": q.subtask,
                 "method": method,
                 "leader": more.pop("leader", ""),
                 "agent": more.pop("agent", ""),
@@ -135,10 +115,10 @@ class Recorder:
             verdict = self.judge(q, turn.text)
             told.append({**turn.__dict__, "answer": verdict.answer, "correct": bool(verdict.correct)})
         head = {
-            "id": q["id"],
-            "task": q["task"],
-            "subtask": q["subtask"],
-            "question": q["question"],
-            "gold": q["answer"],
+            "id": q.id,
+            "task": q.task,
+            "subtask": q.subtask,
+            "question": q.text,
+            "gold": q.answer,
         }
         self.transcripts.append({**head, "method": method, "leader": leader, "turns": told})

@@ -17,26 +17,22 @@ proportions (--mix, --n, --phrases) cost no new sampling.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import random
-import statistics
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from openrlhf_mlpo.cli.sample_team import sample_agent, versions
 from openrlhf_mlpo.engines import ENGINES
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.pool.format import open_pool, read_manifest
-from openrlhf_mlpo.pool.writer import PoolWriter
+from openrlhf_mlpo.models import open_tokenizer
+from openrlhf_mlpo.pool.draw import keep_questions
+from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
-from openrlhf_mlpo.sft.traces import KINDS, LeaderPrompt, Trace, compose, leaks, load_phrases
-from openrlhf_mlpo.sources import questions_dataset
+from openrlhf_mlpo.sft.build import ask, build, first_prompts, later_prompts
+from openrlhf_mlpo.sft.card import card, write
+from openrlhf_mlpo.sft.phrases import load_phrases
+from openrlhf_mlpo.sft.traces import KINDS
 from openrlhf_mlpo.team import Agent
-from openrlhf_mlpo.train.dataset import Draw, keep_questions, make_draw
 
 LEADER = "leader"
 
@@ -48,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [int(i) for i in keep_questions(pool, args.drop_correct).nonzero()[0]] if len(pool) else []
     if not rows:
         raise UserError(f"--pool {args.pool}: no question is left of {len(pool)}; raise --drop_correct")
-    tokenizer = load_tokenizer(args.tokenizer or args.leader)
+    tokenizer = open_tokenizer(args.tokenizer or args.leader, "--tokenizer" if args.tokenizer else "--leader")
     renderer = PromptRenderer(tokenizer, template, args.max_len - args.max_new_tokens)
     for index in rows:
         renderer.check_fits(pool[index]["question"], len({r["agent"] for r in pool[index]["responses"]}))
@@ -69,300 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     traces, counts = build(args, answered, tokenizer, phrases)
     write(args, traces, counts, card(args, pool, rows, answered, traces, counts, tokenizer))
     return 0
-
-
-class Prompt:
-    """One leader prompt of the data: the pool's row it is about, the draw, its round and its text."""
-
-    def __init__(self, row: dict, draw: Draw, number: int, later: bool, text: str):
-        self.row, self.draw, self.number, self.later, self.text = row, draw, number, later, text
-        self.id = hashlib.sha256(f"{row['id']}\x1f{number}\x1f{later}\x1f{text}".encode()).hexdigest()[:16]
-        self.outputs: list[dict] = []
-
-    def about(self) -> LeaderPrompt:
-        row = self.row
-        return LeaderPrompt(
-            question=row["question"],
-            gold=row["answer"],
-            task=row["task"],
-            subtask=row["subtask"] or "",
-            choices=tuple(row["choices"] or ()),
-            texts=self.draw.texts,
-            correct=self.draw.correct,
-        )
-
-
-def draw_of(args: argparse.Namespace, row: dict, number: int, solo: float) -> Draw:
-    """A draw that training, whose episodes are numbers, does not see again."""
-    return make_draw(
-        row["responses"], row["id"], seed=args.seed, episode=f"sft {number}", solo_fraction=solo, task=row["task"]
-    )
-
-
-def first_prompts(args: argparse.Namespace, pool, rows: Sequence[int], renderer: PromptRenderer) -> list[Prompt]:
-    """--draws prompts for every question, of which a share is solo."""
-    prompts = []
-    for index in rows:
-        row = pool[index]
-        for number in range(args.draws):
-            draw = draw_of(args, row, number, args.solo_fraction)
-            prompts.append(Prompt(row, draw, number, False, renderer.render(row["question"], draw.texts)))
-    return prompts
-
-
-def later_prompts(args: argparse.Namespace, answered: list[Prompt], renderer: PromptRenderer) -> list[Prompt]:
-    """For a share of the team prompts one of a later round: the leader's own last output, right or wrong, and a new
-    draw, as the agents' revised responses are not in the pool."""
-    prompts = []
-    for prompt in answered:
-        rng = random.Random(f"{args.seed}:later:{prompt.id}")
-        if not prompt.draw.texts or not prompt.outputs or rng.random() >= args.later_fraction:
-            continue
-        number = args.draws + prompt.number
-        draw = draw_of(args, prompt.row, number, 0.0)
-        last = rng.choice(prompt.outputs)["text"]
-        text = renderer.render(prompt.row["question"], draw.texts, last)
-        prompts.append(Prompt(prompt.row, draw, number, True, text))
-    return prompts
-
-
-def ask(args: argparse.Namespace, path: Path, leader: Agent, prompts: list[Prompt]) -> list[Prompt]:
-    """Let the leader answer the prompts, into a pool of its own at `path`; returns them with their outputs."""
-    # Two draws can make the same prompt: it is asked once.
-    prompts = list({prompt.id: prompt for prompt in prompts}.values())
-    columns = {name: [prompt.row[name] for prompt in prompts] for name in ("task", "subtask", "answer", "choices")}
-    columns |= {"id": [prompt.id for prompt in prompts], "question": [prompt.text for prompt in prompts]}
-    questions = questions_dataset(columns)
-    settings = {
-        "prompts": {"rows": len(prompts), "ids": hashlib.sha256("".join(columns["id"]).encode()).hexdigest()[:16]},
-        "samples": args.samples,
-        "seed": args.seed,
-        "agents": [leader.identity()],
-    }
-    manifest = {"format": 1, "settings": settings, "source": str(args.pool), "versions": versions()}
-    with PoolWriter(path, questions, manifest) as writer:
-        sample_agent(leader, questions, writer, lambda row: row["question"], args.seed)
-        writer.assemble()
-    for prompt, row in zip(prompts, open_pool(path), strict=True):
-        prompt.outputs = row["responses"]
-    return prompts
-
-
-def build(args: argparse.Namespace, prompts: list[Prompt], tokenizer, phrases) -> tuple[list[dict], dict]:
-    """The rows of train.jsonl, shuffled, and the counts of each step (`candidates`, `dropped`, `wanted`, `made`)."""
-    candidates: dict[str, list[tuple[Prompt, Trace]]] = {kind: [] for kind in KINDS}
-    dropped: dict[str, Counter] = {kind: Counter() for kind in KINDS}
-    offered: Counter = Counter()
-    seen: set[tuple[str, str]] = set()
-    for prompt in prompts:
-        about = prompt.about()
-        for trace in compose(about, prompt.outputs, random.Random(f"{args.seed}:trace:{prompt.id}"), phrases):
-            offered[trace.kind] += 1
-            if reason := problem(args, about, prompt, trace, tokenizer, seen):
-                dropped[trace.kind][reason] += 1
-            else:
-                candidates[trace.kind].append((prompt, trace))
-    wanted = args.n or len(prompts)
-    rows, made = [], {}
-    for kind, share in args.mix.items():
-        # Where all agents are wrong and the leader is right there is most to learn: those are kept first.
-        ranked = sorted(
-            candidates[kind],
-            key=lambda item: (
-                not (item[0].draw.texts and not any(item[0].draw.correct)),
-                hashlib.sha256(f"{args.seed}:{kind}:{item[0].id}".encode()).digest(),
-            ),
-        )
-        chosen = ranked[: round(share * wanted)]
-        made[kind] = len(chosen)
-        rows += [row_of(prompt, trace, tokenizer) for prompt, trace in chosen]
-    random.Random(args.seed).shuffle(rows)
-    counts = {
-        "offered": {kind: offered[kind] for kind in KINDS},
-        "dropped": {kind: dict(sorted(dropped[kind].items())) for kind in KINDS},
-        "candidates": {kind: len(candidates[kind]) for kind in KINDS},
-        "wanted": {kind: round(share * wanted) for kind, share in args.mix.items()},
-        "made": made,
-    }
-    return rows, counts
-
-
-def problem(args, about: LeaderPrompt, prompt: Prompt, trace: Trace, tokenizer, seen: set) -> str:
-    """Why a trace cannot be used, in a few words; "" when it can. Every trace is verified here."""
-    from openrlhf_mlpo.verify import verify_response
-
-    if leaks(about, trace):
-        return "quotes the gold answer too early"
-    verdict = verify_response(
-        trace.text, about.gold, about.task, subtask=about.subtask or None, choices=about.choices or None
-    )
-    if not verdict.correct:
-        return "does not end right"
-    if not verdict.formatted:
-        return "has not the form <think>…</think> <answer>…</answer>"
-    if count(tokenizer, trace.text) + 1 > args.max_new_tokens:  # + 1: the end token
-        return f"longer than {args.max_new_tokens} tokens"
-    if (prompt.text, trace.text) in seen:
-        return "the same as another"
-    seen.add((prompt.text, trace.text))
-    return ""
-
-
-def row_of(prompt: Prompt, trace: Trace, tokenizer) -> dict:
-    """A row of train.jsonl: `input` and `output` for train_sft, the rest for people."""
-    return {
-        "input": prompt.text,
-        # With the end token: train_sft would put a blank before it.
-        "output": trace.text + (tokenizer.eos_token or ""),
-        "kind": trace.kind,
-        "task": prompt.row["task"],
-        "subtask": prompt.row["subtask"],
-        "id": prompt.row["id"],
-        "agents": len(prompt.draw.texts),
-        "agents_correct": sum(prompt.draw.correct),
-        "later_round": prompt.later,
-    }
-
-
-def card(args, pool, rows, prompts: list[Prompt], traces: list[dict], counts: dict, tokenizer) -> dict:
-    """What OUT/card.json says of the data."""
-    outputs = [output for prompt in prompts for output in prompt.outputs]
-    right = [sum(output["correct"] for output in prompt.outputs) for prompt in prompts]
-    team = [trace for trace in traces if trace["agents"]]
-    try:
-        source = read_manifest(args.pool)["settings"]
-    except (UserError, KeyError):  # somebody's own Parquet directory
-        source = {}
-    return {
-        "leader": args.leader,
-        "settings": {
-            name: getattr(args, name)
-            for name in ("template", "samples", "draws", "solo_fraction", "later_fraction", "temperature", "max_len")
-            + ("max_new_tokens", "drop_correct", "seed", "phrases", "mix", "n")
-        },
-        "pool": {"path": str(args.pool), "agents": source.get("agents", []), "samples": source.get("samples")},
-        "yield": {
-            "questions in the pool": len(pool),
-            "questions kept by the filter": len(rows),
-            "prompts": len(prompts),
-            "prompts of a later round": sum(prompt.later for prompt in prompts),
-            "solo prompts": sum(not prompt.draw.texts for prompt in prompts),
-            "outputs": len(outputs),
-            "right outputs": sum(output["correct"] for output in outputs),
-            "outputs cut at max_new_tokens": sum(output["finish_reason"] == "length" for output in outputs),
-            "prompts with right and wrong outputs": sum(
-                0 < good < len(prompt.outputs) for good, prompt in zip(right, prompts)
-            ),
-            "prompts without a right output": sum(not good for good in right),
-            "traces": len(traces),
-        },
-        "kinds": counts,
-        "by_task": dict(
-            sorted(Counter("/".join(filter(None, (t["task"], t["subtask"]))) + " " + t["kind"] for t in traces).items())
-        ),
-        "agents_correct": dict(sorted(Counter(str(trace["agents_correct"]) for trace in team).items())),
-        "all_agents_wrong": sum(not trace["agents_correct"] for trace in team),
-        "tokens": {
-            "prompt": spread([count(tokenizer, trace["input"]) for trace in traces]),
-            "trace": spread([count(tokenizer, trace["output"]) for trace in traces]),
-        },
-        "verified": len(traces),  # `problem` lets none pass that does not end right
-        "versions": versions(),
-    }
-
-
-def count(tokenizer, text: str) -> int:
-    """Tokens of a text."""
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def spread(values: list[int]) -> dict:
-    """Mean, median, 95th percentile, largest and sum of token counts."""
-    if not values:
-        return {}
-    ordered = sorted(values)
-    return {
-        "mean": round(statistics.fmean(values), 1),
-        "median": statistics.median(values),
-        "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-        "max": ordered[-1],
-        "sum": sum(values),
-    }
-
-
-def write(args: argparse.Namespace, traces: list[dict], counts: dict, about: dict) -> None:
-    """train.jsonl, card.json and card.md, each whole or not at all; the counts on screen."""
-    if not traces:
-        raise UserError(
-            f"--leader {args.leader}: no trace could be made from {about['yield']['outputs']} outputs, of which "
-            f"{about['yield']['right outputs']} are right; {args.out / 'outputs'} holds them"
-        )
-    page = markdown(about)
-    texts = {
-        "train.jsonl": "".join(json.dumps(trace, ensure_ascii=False) + "\n" for trace in traces),
-        "card.json": json.dumps(about, indent=1, ensure_ascii=False) + "\n",
-        "card.md": page,
-    }
-    for name, text in texts.items():
-        temporary = args.out / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, args.out / name)
-    made = ", ".join(f"{kind} {number}" for kind, number in counts["made"].items())
-    print(f"{args.out / 'train.jsonl'}: {len(traces)} traces ({made}); {args.out / 'card.md'} says more")
-    for kind, number in counts["wanted"].items():
-        if counts["made"][kind] < number:
-            print(f"note: {counts['made'][kind]} of {number} wanted traces of kind {kind}; there were no more")
-
-
-def markdown(about: dict) -> str:
-    """OUT/card.md."""
-    kinds = about["kinds"]
-    lines = [
-        "# Warm-start data",
-        "",
-        f"{about['yield']['traces']} traces of leader `{about['leader']}` over the pool `{about['pool']['path']}`; "
-        f"each was verified to end right ({about['verified']} of {about['yield']['traces']}).",
-        "",
-        "| kind | composed | dropped | usable | wanted | in the data |",
-        "| --- | --: | --: | --: | --: | --: |",
-    ]
-    for kind in KINDS:
-        lost = sum(kinds["dropped"][kind].values())
-        numbers = (kinds["offered"][kind], lost, kinds["candidates"][kind])
-        numbers += (kinds["wanted"].get(kind, 0), kinds["made"].get(kind, 0))
-        lines.append(f"| {kind} | " + " | ".join(map(str, numbers)) + " |")
-    lines += ["", "Dropped:", ""]
-    reasons: Counter = Counter()
-    for counter in kinds["dropped"].values():
-        reasons.update(counter)
-    lines += [f"- {number}: {reason}" for reason, number in sorted(reasons.items())] or ["- none"]
-    lines += ["", "| yield | |", "| --- | --: |"]
-    lines += [f"| {name} | {number} |" for name, number in about["yield"].items()]
-    lines += ["", "| agents right | traces with a team |", "| --- | --: |"]
-    lines += [f"| {number} | {traces} |" for number, traces in about["agents_correct"].items()]
-    lines += ["", "| task and kind | traces |", "| --- | --: |"]
-    lines += [f"| {name} | {number} |" for name, number in about["by_task"].items()]
-    lines += ["", "| tokens | mean | median | 95 % | max | sum |", "| --- | --: | --: | --: | --: | --: |"]
-    lines += [f"| {name} | " + " | ".join(map(str, values.values())) + " |" for name, values in about["tokens"].items()]
-    lines += ["", "Agents:", ""]
-    for agent in about["pool"]["agents"]:
-        lines.append(f"- {agent['name']}: {agent['model']}, {json.dumps(agent['sampling'])}")
-    for name in ("settings", "versions"):
-        lines += ["", f"{name.capitalize()}: `{json.dumps(about[name])}`"]
-    lines.append("")
-    return "\n".join(lines)
-
-
-def load_tokenizer(model: str):
-    """The leader's tokenizer. Raises UserError when it cannot be read."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--leader {model}: no tokenizer there ({str(error).splitlines()[0]}); name a model, or --tokenizer MODEL"
-        ) from None
 
 
 def parse_mix(text: str) -> dict[str, float]:

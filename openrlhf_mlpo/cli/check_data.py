@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from openrlhf_mlpo import sources
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.verify import gold_problem
+from openrlhf_mlpo.questions import TASKS
 
 _CHUNK = 512
 
@@ -33,10 +33,7 @@ def problems(source: str, task: str, columns: dict[str, str] | None = None, spli
             question = sources.to_question(row, task, columns)
         except ValueError as error:
             return place, None, str(error)
-        problem = gold_problem(
-            question["answer"], task, subtask=question["subtask"] or None, choices=question["choices"] or None
-        )
-        return place, question["id"], problem
+        return place, question.id, question.gold_problem()
 
     with ThreadPoolExecutor(8) as threads:  # the checks wait for worker processes
         for chunk in _chunks(rows):
@@ -65,9 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Check questions before training: which rows are broken, which gold answers could never pay.",
     )
     parser.add_argument("file", help="questions: a .jsonl or .parquet file, a directory, or a Hugging Face dataset")
-    parser.add_argument(
-        "--task", required=True, choices=sources.TASKS, help="how answers are verified; exact: your own"
-    )
+    parser.add_argument("--task", required=True, choices=TASKS, help="how answers are verified; exact: your own")
     parser.add_argument("--split", default=None, help="split of a Hugging Face dataset (default: its only one)")
     parser.add_argument(
         "--columns", default="", help="names of your columns, as question=prompt,answer=gold (default: the usual names)"
@@ -78,10 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.show < 0:
         raise UserError(f"--show must be 0 (all) or more, not {args.show}")
-    from openrlhf_mlpo.cli.sample_team import parse_columns
-
     total = bad = 0
-    found = problems(args.file, args.task, parse_columns(args.columns), args.split)
+    found = problems(args.file, args.task, sources.parse_columns(args.columns), args.split)
     for problem in tqdm(found, unit="row", leave=False, disable=not sys.stderr.isatty()):
         total += 1
         if problem is None:

@@ -1,4 +1,4 @@
-"""Pools: the stored responses of a team, one row per question. Opening them, and what can be said of one row.
+"""Pools: the stored responses of a team, one row per question. Their columns, and opening them.
 
 POOL/data/train-*.parquet holds the question columns and `responses`, a list of structs in the order (agent of the team
 file, sample). POOL/_arrow holds the same rows ready for memory-mapping, POOL/_manifest.json how they were made.
@@ -8,15 +8,11 @@ file, sample). POOL/_arrow holds the same rows ready for memory-mapping, POOL/_m
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from openrlhf_mlpo.errors import UserError
 
 MANIFEST = "_manifest.json"
-MAX_CORRECT = 0.75  # the paper: a question that 75 % or more of the responses get right teaches the leader little
 
 
 def response_type():
@@ -39,10 +35,10 @@ def response_type():
 
 
 def pool_schema():
-    """The Arrow schema of a pool: `tasks.COLUMNS`, then `responses`."""
+    """The Arrow schema of a pool: `questions.COLUMNS`, then `responses`."""
     import pyarrow as pa
 
-    from openrlhf_mlpo.sources import COLUMNS
+    from openrlhf_mlpo.questions import COLUMNS
 
     fields = [pa.field(name, pa.list_(pa.string()) if name == "choices" else pa.string()) for name in COLUMNS]
     return pa.schema([*fields, pa.field("responses", pa.list_(response_type()))])
@@ -93,35 +89,3 @@ def open_pool(path: str | Path):
     if missing := sorted({"question", "answer", "task", "responses"} - set(dataset.column_names)):
         raise UserError(f"{path}: not a pool, column {missing[0]} is missing")
     return dataset
-
-
-def keep_question(responses: Sequence[Mapping[str, Any]], max_correct: float = MAX_CORRECT) -> bool:
-    """Whether a question stays: fewer than `max_correct` of its K·M responses are correct. 1.01 keeps all."""
-    return (
-        sum(bool(response["correct"]) for response in responses) < max_correct * len(responses) if responses else True
-    )
-
-
-def correct_by_agent(responses: Sequence[Mapping[str, Any]]) -> dict[str, list[bool]]:
-    """Per agent, in the pool's order, whether each of its samples is correct."""
-    verdicts: dict[str, list[bool]] = {}
-    for response in responses:
-        verdicts.setdefault(response["agent"], []).append(bool(response["correct"]))
-    return verdicts
-
-
-def majority(answers: Sequence[str | None], correct: Sequence[bool]) -> bool | None:
-    """Of one draw: is the answer that more than half of its K agents give right (True) or wrong (False)?
-
-    `answers` are canonical forms (`verify.canonical`), None where an agent gave none (it counts towards K but votes for
-    nothing). None when no answer has a strict majority.
-    """
-    votes = Counter(answer for answer in answers if answer is not None)
-    if not votes:
-        return None
-    winner, count = votes.most_common(1)[0]
-    if 2 * count <= len(answers):
-        return None
-    # Canonical forms are cheaper than the verifier, which may tell two equal ones apart: the majority of it decides.
-    verdicts = [right for answer, right in zip(answers, correct, strict=True) if answer == winner]
-    return 2 * sum(verdicts) > len(verdicts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from tokenizers import Encoding, Tokenizer
@@ -21,12 +21,24 @@ def share_budget(lengths: Sequence[int], room: int) -> list[int]:
     return budgets
 
 
-def keep_end(tokenizer, text: str, max_tokens: int) -> str:
-    """An end of `text`, as long as `max_tokens` tokens allow, begun with `…` where something was cut."""
-    return end_of(tokenizer, text, encode(tokenizer, [text])[0], max_tokens)
+def cut_to_fit(
+    tokenizer, texts: Sequence[str], tokens: Sequence[Encoding], room: int, excess: Callable[[list[str]], int]
+) -> list[str]:
+    """The texts, longest ones cut first, so that together they have `room` tokens and what is built of them fits.
+
+    `tokens`: `encode(tokenizer, texts)`; `excess(cut)`: by how many tokens what is built of the cut texts is too long.
+    """
+    while True:
+        budgets = share_budget([len(each) for each in tokens], room)
+        cut = [end_of(tokenizer, *each) for each in zip(texts, tokens, budgets, strict=True)]
+        over = excess(cut)
+        if over <= 0 or room <= 0:
+            return cut
+        room -= over  # pieces can tokenize to a few more tokens together than apart
 
 
 def end_of(tokenizer, text: str, tokens: Encoding, max_tokens: int) -> str:
+    """An end of `text`, as long as `max_tokens` tokens allow, begun with `…` where something was cut."""
     if len(tokens) <= max_tokens:
         return text
     mark = "… "

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.budget import count_tokens, encode, end_of, share_budget
-from openrlhf_mlpo.prompts.templates import PromptTemplate, chat_messages, leader_parts
+from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
+from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, PromptTemplate, chat_messages, leader_parts, shown
 from openrlhf_mlpo.prompts.untrusted import control_tokens, defuse
-
-SHOW_CHOICES = ("full", "answer")
-
 
 # A shown response always keeps at least this many tokens of its end: an answer block fits in it.
 MIN_RESPONSE_TOKENS = 16
@@ -50,22 +47,21 @@ class PromptRenderer:
         Longest responses are cut first, from their beginning. Raises UserError when frame, question and
         `MIN_RESPONSE_TOKENS` of each response do not fit.
         """
-        question, *texts = (defuse(text, self.control_tokens).strip() for text in (question, *responses))
+        texts = (question, *shown(responses, self.show))
+        question, *texts = (defuse(text, self.control_tokens).strip() for text in texts)
         last = None if last_output is None else defuse(last_output, self.control_tokens).strip()
         prompt = self._text(question, texts, last)
         if self._surely_fits(prompt) or self._excess(prompt) <= 0:
             return prompt
         cuttable = texts if last is None else [*texts, last]
         tokens = encode(self.tokenizer, cuttable)
-        lengths = [len(each) for each in tokens]
-        room = self._room(question, self._text(question, [""] * len(texts), None if last is None else ""), lengths)
-        while True:
-            cut = [end_of(self.tokenizer, *each) for each in zip(cuttable, tokens, share_budget(lengths, room))]
-            prompt = self._text(question, cut[: len(texts)], None if last is None else cut[-1])
-            excess = self._excess(prompt)
-            if excess <= 0:
-                return prompt
-            room -= excess  # pieces can tokenize to a few more tokens together than apart
+        frame = self._text(question, [""] * len(texts), None if last is None else "")
+
+        def build(cut: Sequence[str]) -> str:
+            return self._text(question, cut[: len(texts)], None if last is None else cut[-1])
+
+        room = self._room(question, frame, [len(each) for each in tokens])
+        return build(cut_to_fit(self.tokenizer, cuttable, tokens, room, lambda cut: self._excess(build(cut))))
 
     def check_fits(self, question: str, team_size: int) -> None:
         """Raise UserError when this question cannot be rendered with `team_size` responses of any length."""

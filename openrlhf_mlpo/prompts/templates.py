@@ -10,6 +10,10 @@ from pathlib import Path
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.untrusted import defuse
+from openrlhf_mlpo.verify import extract_answer
+
+SHOW_CHOICES = ("full", "answer")
+NO_ANSWER = "(no answer)"
 
 
 @dataclass(frozen=True)
@@ -126,13 +130,27 @@ def agent_messages(
     return chat_messages(template, template.agent_system, parts)
 
 
+def shown(responses: Sequence[str], show: str) -> Sequence[str]:
+    """What the leader sees of each response: all of it ("full"), or its final answer alone ("answer")."""
+    if show == "full":
+        return responses
+    return [extract_answer(text) or NO_ANSWER for text in responses]
+
+
 def leader_messages(
-    template: PromptTemplate, question: str, responses: Sequence[str], *, last_output: str | None = None
+    template: PromptTemplate,
+    question: str,
+    responses: Sequence[str],
+    *,
+    last_output: str | None = None,
+    show: str = "full",
 ) -> list[dict]:
     """Chat messages for the leader: question, the draw's responses (none: solo), its own last output in rounds t > 0.
 
     Rounds travel in the user message, because chat templates such as Qwen3's drop earlier `<think>` blocks.
+    `show`: see `shown`.
     """
+    responses = shown(responses, show)
     last = None if last_output is None else defuse(last_output).strip()
     parts = leader_parts(template, defuse(question).strip(), [defuse(text).strip() for text in responses], last)
     return chat_messages(template, template.system, parts)

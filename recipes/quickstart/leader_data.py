@@ -20,11 +20,12 @@ import questions as q
 from tqdm import tqdm
 
 from openrlhf_mlpo.errors import UserError, run_cli
+from openrlhf_mlpo.pool.draw import make_draw
 from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
+from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.sft.traces import excerpt
-from openrlhf_mlpo.train.dataset import make_draw
 from openrlhf_mlpo.verify import extract_answer
 
 # How each agent puts its answer. The answer first, then two words and, in the leader's prompt, the agent's number: a
@@ -124,12 +125,11 @@ def main() -> None:
         for number in tqdm(range(args.n), desc="leader traces"):
             row = pool[number % len(pool)]
             draw = make_draw(
+                Question.from_row(row),
                 row["responses"],
-                row["id"],
                 seed=args.seed,
                 episode=f"warm start {number // len(pool)}",
                 solo_fraction=args.solo,
-                task=row["task"],
             )
             derivation = q.work(row["subtask"], row["question"])
             texts = reworded(rng, draw.texts)

@@ -103,7 +103,7 @@ def main() -> None:
             subprocess.run([sys.executable, "-c", OPEN, str(folder / "pool")], check=True, cwd=ROOT)
         few = min(args.questions, 20_000)
         make(folder / "few", few)
-        from openrlhf_mlpo.cli.pool import summarize
+        from openrlhf_mlpo.pool.summary import summarize
 
         start = time.perf_counter()
         summarize(folder / "few")
@@ -117,7 +117,7 @@ def assemble(folder: Path, questions: int) -> None:
     """Sampling's own bookkeeping: adding, writing parts and putting the pool together, without any engine."""
     from openrlhf_mlpo.pool.format import open_pool
     from openrlhf_mlpo.pool.writer import PoolWriter
-    from openrlhf_mlpo.sources import COLUMNS
+    from openrlhf_mlpo.questions import COLUMNS
 
     rows = open_pool(folder / "few")
     agents = ("a", "b", "c")

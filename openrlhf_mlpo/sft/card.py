@@ -1,0 +1,139 @@
+"""What is said of warm-start data: card.json and card.md, written beside train.jsonl."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections import Counter
+
+from openrlhf_mlpo.errors import UserError, versions
+from openrlhf_mlpo.pool.format import read_manifest
+from openrlhf_mlpo.pool.sample import PACKAGES
+from openrlhf_mlpo.prompts.budget import count_tokens
+from openrlhf_mlpo.sft.build import LeaderPrompt
+from openrlhf_mlpo.sft.traces import KINDS
+
+
+def card(args, pool, rows, prompts: list[LeaderPrompt], traces: list[dict], counts: dict, tokenizer) -> dict:
+    """What OUT/card.json says of the data."""
+    outputs = [output for prompt in prompts for output in prompt.outputs]
+    right = [sum(output["correct"] for output in prompt.outputs) for prompt in prompts]
+    team = [trace for trace in traces if trace["agents"]]
+    try:
+        source = read_manifest(args.pool)["settings"]
+    except (UserError, KeyError):  # somebody's own Parquet directory
+        source = {}
+    return {
+        "leader": args.leader,
+        "settings": {
+            name: getattr(args, name)
+            for name in ("template", "samples", "draws", "solo_fraction", "later_fraction", "temperature", "max_len")
+            + ("max_new_tokens", "drop_correct", "seed", "phrases", "mix", "n")
+        },
+        "pool": {"path": str(args.pool), "agents": source.get("agents", []), "samples": source.get("samples")},
+        "yield": {
+            "questions in the pool": len(pool),
+            "questions kept by the filter": len(rows),
+            "prompts": len(prompts),
+            "prompts of a later round": sum(prompt.later for prompt in prompts),
+            "solo prompts": sum(not prompt.draw.texts for prompt in prompts),
+            "outputs": len(outputs),
+            "right outputs": sum(output["correct"] for output in outputs),
+            "outputs cut at max_new_tokens": sum(output["finish_reason"] == "length" for output in outputs),
+            "prompts with right and wrong outputs": sum(
+                0 < good < len(prompt.outputs) for good, prompt in zip(right, prompts)
+            ),
+            "prompts without a right output": sum(not good for good in right),
+            "traces": len(traces),
+        },
+        "kinds": counts,
+        "by_task": dict(
+            sorted(Counter("/".join(filter(None, (t["task"], t["subtask"]))) + " " + t["kind"] for t in traces).items())
+        ),
+        "agents_correct": dict(sorted(Counter(str(trace["agents_correct"]) for trace in team).items())),
+        "all_agents_wrong": sum(not trace["agents_correct"] for trace in team),
+        "tokens": {
+            "prompt": spread([count_tokens(tokenizer, trace["input"]) for trace in traces]),
+            "trace": spread([count_tokens(tokenizer, trace["output"]) for trace in traces]),
+        },
+        "verified": len(traces),  # `problem` lets none pass that does not end right
+        "versions": versions(*PACKAGES),
+    }
+
+
+def spread(values: list[int]) -> dict:
+    """Mean, median, 95th percentile, largest and sum of token counts."""
+    if not values:
+        return {}
+    ordered = sorted(values)
+    return {
+        "mean": round(statistics.fmean(values), 1),
+        "median": statistics.median(values),
+        "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "max": ordered[-1],
+        "sum": sum(values),
+    }
+
+
+def write(args, traces: list[dict], counts: dict, about: dict) -> None:
+    """train.jsonl, card.json and card.md, each whole or not at all; the counts on screen."""
+    if not traces:
+        raise UserError(
+            f"--leader {args.leader}: no trace could be made from {about['yield']['outputs']} outputs, of which "
+            f"{about['yield']['right outputs']} are right; {args.out / 'outputs'} holds them"
+        )
+    page = markdown(about)
+    texts = {
+        "train.jsonl": "".join(json.dumps(trace, ensure_ascii=False) + "\n" for trace in traces),
+        "card.json": json.dumps(about, indent=1, ensure_ascii=False) + "\n",
+        "card.md": page,
+    }
+    for name, text in texts.items():
+        temporary = args.out / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, args.out / name)
+    made = ", ".join(f"{kind} {number}" for kind, number in counts["made"].items())
+    print(f"{args.out / 'train.jsonl'}: {len(traces)} traces ({made}); {args.out / 'card.md'} says more")
+    for kind, number in counts["wanted"].items():
+        if counts["made"][kind] < number:
+            print(f"note: {counts['made'][kind]} of {number} wanted traces of kind {kind}; there were no more")
+
+
+def markdown(about: dict) -> str:
+    """OUT/card.md."""
+    kinds = about["kinds"]
+    lines = [
+        "# Warm-start data",
+        "",
+        f"{about['yield']['traces']} traces of leader `{about['leader']}` over the pool `{about['pool']['path']}`; "
+        f"each was verified to end right ({about['verified']} of {about['yield']['traces']}).",
+        "",
+        "| kind | composed | dropped | usable | wanted | in the data |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for kind in KINDS:
+        lost = sum(kinds["dropped"][kind].values())
+        numbers = (kinds["offered"][kind], lost, kinds["candidates"][kind])
+        numbers += (kinds["wanted"].get(kind, 0), kinds["made"].get(kind, 0))
+        lines.append(f"| {kind} | " + " | ".join(map(str, numbers)) + " |")
+    lines += ["", "Dropped:", ""]
+    reasons: Counter = Counter()
+    for counter in kinds["dropped"].values():
+        reasons.update(counter)
+    lines += [f"- {number}: {reason}" for reason, number in sorted(reasons.items())] or ["- none"]
+    lines += ["", "| yield | |", "| --- | --: |"]
+    lines += [f"| {name} | {number} |" for name, number in about["yield"].items()]
+    lines += ["", "| agents right | traces with a team |", "| --- | --: |"]
+    lines += [f"| {number} | {traces} |" for number, traces in about["agents_correct"].items()]
+    lines += ["", "| task and kind | traces |", "| --- | --: |"]
+    lines += [f"| {name} | {number} |" for name, number in about["by_task"].items()]
+    lines += ["", "| tokens | mean | median | 95 % | max | sum |", "| --- | --: | --: | --: | --: | --: |"]
+    lines += [f"| {name} | " + " | ".join(map(str, values.values())) + " |" for name, values in about["tokens"].items()]
+    lines += ["", "Agents:", ""]
+    for agent in about["pool"]["agents"]:
+        lines.append(f"- {agent['name']}: {agent['model']}, {json.dumps(agent['sampling'])}")
+    for name in ("settings", "versions"):
+        lines += ["", f"{name.capitalize()}: `{json.dumps(about[name])}`"]
+    lines.append("")
+    return "\n".join(lines)
