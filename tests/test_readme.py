@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -69,12 +69,17 @@ def test_pip_takes_what_it_is_given(command):
     assert done.returncode == 0, done.stderr
 
 
+def named_in(page) -> list:
+    """The files that a page names in back quotes, from the repository's root, or links to, from its own folder."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    named = re.findall(r"`((?:openrlhf_mlpo|reward_fns|recipes|eval|tests|docs)/[\w./-]+)`", text)
+    return [ROOT / path for path in named] + [page.parent / path for path in re.findall(r"\]\(([\w/.]+)\)", text)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_named_in_the_text_are_there(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    named = re.findall(r"`((?:openrlhf_mlpo|reward_fns|recipes|eval|tests|docs)/[\w./{},-]+)`|\]\(([\w/.]+)\)", text)
-    assert named
-    for quoted, linked in named:
-        path = quoted or linked
-        if "{" not in path:
-            assert (ROOT / path).exists(), f"{page.name} names {path}"
+    assert [str(path) for path in named_in(page) if not path.exists()] == []
+
+
+def test_pages_name_files():
+    assert sum(len(named_in(page)) for page in PAGES) > 20
