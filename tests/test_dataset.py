@@ -30,6 +30,7 @@ def strategy(pool, **mlpo):
         "solo_fraction": 0.0,
         "show": "full",
         "drop_correct": 2.0,
+        "rounds": 1,
         **mlpo,
     }
     args = SimpleNamespace(

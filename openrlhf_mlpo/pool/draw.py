@@ -22,6 +22,7 @@ class Draw:
     texts: tuple[str, ...] = ()
     keys: tuple[str | None, ...] = ()
     correct: tuple[bool, ...] = ()
+    agents: tuple[str, ...] = ()  # who wrote them; never shown
 
     @property
     def majority(self) -> bool | None:
@@ -55,6 +56,7 @@ def make_draw(
         texts=tuple(response["text"] for response in chosen),
         keys=tuple(question.key(response["answer"]) for response in chosen),
         correct=tuple(bool(response["correct"]) for response in chosen),
+        agents=tuple(response["agent"] for response in chosen),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class TeamPromptDataset(PromptDataset):
         self.seed = args.train.seed
         self.team_size = args.mlpo.team_size
         self.solo_fraction = args.mlpo.solo_fraction
+        self.rounds = args.mlpo.rounds
         self.renderer = PromptRenderer(
             tokenizer, load_template(args.mlpo.template), prompt_budget(args), show=args.mlpo.show
         )
@@ -70,17 +71,22 @@ class TeamPromptDataset(PromptDataset):
 
     def __getitem__(self, index: int):
         solo = self.evaluation and index % 2 == 1
-        question, responses = read_row(self._arrow[int(self.rows[index // 2 if self.evaluation else index])])
-        draw = make_draw(
-            question,
-            responses,
-            seed=self.seed,
-            episode="evaluation" if self.evaluation else int(self._episode),
-            team_size=self.team_size,
-            solo_fraction=float(solo) if self.evaluation else self.solo_fraction,
-        )
+        number = int(self.rows[index // 2 if self.evaluation else index])
+        episode = "evaluation" if self.evaluation else int(self._episode)
+        question, draw = self.state(number, episode, float(solo) if self.evaluation else self.solo_fraction)
         source = f"{question.task}_{'team' if draw.texts else 'solo'}"
-        return source, self.renderer.render(question.text, draw.texts), make_label(question, draw), None
+        more = None
+        if self.rounds > 1 and draw.texts and not self.evaluation:
+            more = {"round": 0, "row": number, "episode": episode}  # whence `train.rounds` goes on
+        return source, self.renderer.render(question.text, draw.texts), make_label(question, draw, more), None
+
+    def state(self, number: int, episode: int | str, solo_fraction: float | None = None) -> tuple[Question, Draw]:
+        """Question and draw of one row of the pool in one episode: the same however often it is asked for."""
+        question, responses = read_row(self._arrow[number])
+        solo = self.solo_fraction if solo_fraction is None else solo_fraction
+        return question, make_draw(
+            question, responses, seed=self.seed, episode=episode, team_size=self.team_size, solo_fraction=solo
+        )
 
 
 def read_row(table: pa.Table) -> tuple[Question, list[dict]]:
@@ -93,8 +99,11 @@ def read_row(table: pa.Table) -> tuple[Question, list[dict]]:
     return Question.from_row(row), [dict(zip(_RESPONSE_FIELDS, values)) for values in zip(*fields)]
 
 
-def make_label(question: Question, draw: Draw) -> str:
-    """The label OpenRLHF hands to the reward function and keeps in `Experience.labels`, as a JSON object."""
+def make_label(question: Question, draw: Draw, more: Mapping[str, Any] | None = None) -> str:
+    """The label OpenRLHF hands to the reward function and keeps in `Experience.labels`, as a JSON object.
+
+    `more`: what later rounds add (see `train.rounds`).
+    """
     label: dict[str, Any] = {"answer": question.answer, "task": question.task, "id": question.id}
     if question.subtask:
         label["subtask"] = question.subtask
@@ -102,7 +111,7 @@ def make_label(question: Question, draw: Draw) -> str:
         label["choices"] = question.choices
     if draw.texts:
         label |= {"agents_correct": sum(draw.correct), "majority": draw.majority}
-    return _to_json(label)
+    return _to_json(label | dict(more or {}))
 
 
 def prompt_budget(args) -> int:

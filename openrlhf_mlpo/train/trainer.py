@@ -7,6 +7,7 @@ here extends the OpenRLHF class of the same role; `openrlhf_mlpo.register` puts 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from openrlhf.utils.loss_utils import get_loss_batch_info
 
 from openrlhf_mlpo.train import seams
 from openrlhf_mlpo.train.lora import merged_actor
+from openrlhf_mlpo.train.rounds import LaterRounds, State, label_of, open_team, round_counts
 
 
 class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
@@ -69,6 +71,55 @@ class MLPOSamplesGenerator(SamplesGenerator):
     """
 
     prompts_consumed = 0
+    _evaluating = False
+    _opened_team = None
+
+    def generate_eval_samples(self, **generate_kwargs):
+        self._evaluating = True
+        try:
+            return super().generate_eval_samples(**generate_kwargs)
+        finally:
+            self._evaluating = False
+
+    def _generate_vllm(self, dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs):
+        """A batch of groups; with `--mlpo.rounds` above 1 groups of all rounds, in mixed order.
+
+        Prompts of round 0 alone count as consumed: so episodes, checkpoints and resuming keep their meaning.
+        """
+        rounds = self.args.mlpo.rounds
+        generate = super()._generate_vllm
+        if rounds == 1 or self._evaluating:
+            return generate(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
+        counts = round_counts(num_prompts, rounds, self.args.mlpo.later_share)
+        experiences, consumed, exhausted = generate(dataloader_iter, counts[0], dynamic_filtering, **generate_kwargs)
+        dataset, n = self.prompts_dataloader.dataset, self.args.rollout.n_samples_per_prompt
+        batch = groups = [experiences[i : i + n] for i in range(0, len(experiences), n)]
+        rng = random.Random(f"{self.args.train.seed}:{self.prompts_consumed}")
+        later = LaterRounds(self._team(), dataset.renderer, self.tokenizer, carry=self.args.mlpo.carry, rng=rng)
+        labels = [label_of(group) for group in groups]
+        frontier = [
+            (State(*dataset.state(label["row"], label["episode"])), group)
+            for label, group in zip(labels, groups, strict=True)
+            if "row" in label  # solo prompts stay in round 0: there is no team to ask
+        ]
+        for t in range(1, rounds):
+            # The last batch of a pass may be short: its later rounds are as well.
+            carried = later.choose(frontier, round(counts[t] * len(groups) / counts[0]))
+            if not carried:
+                break
+            prompts = iter(list(later.prompts(carried, t)))
+            experiences, _, _ = generate(prompts, len(carried), False, **generate_kwargs)
+            answered = [experiences[i : i + n] for i in range(0, len(experiences), n)]
+            frontier = [(later.states[label_of(group)["state"]], group) for group in answered]
+            batch = batch + answered
+        rng.shuffle(batch)
+        return [experience for group in batch for experience in group], consumed, exhausted
+
+    def _team(self):
+        """The team that revises, opened when it is first asked."""
+        if self._opened_team is None:
+            self._opened_team = open_team(self.args)
+        return self._opened_team
 
     def generate_samples(self, **generate_kwargs):
         dataset = self.prompts_dataloader.dataset
@@ -102,9 +153,14 @@ def leader_metrics(outcomes: Iterable[tuple[str, float, float | None]]) -> dict[
     `outcomes`: (label, accuracy in [0, 1], format in [0, 1] or None where the reward does not tell) per output.
     Returns means, each key only where the batch has such outputs: `mlpo/accuracy_team`, `mlpo/accuracy_solo`,
     `mlpo/accuracy_agents_correct_N` (N agents of the draw were right), `mlpo/overrides_wrong_majority`,
-    `mlpo/misled_from_right_majority`, `mlpo/format_rate`.
+    `mlpo/misled_from_right_majority`, `mlpo/format_rate`. With rounds in training also, for each round T:
+    `mlpo/accuracy_round_T`, `mlpo/share_round_T` (of the outputs with a team), and for T > 0 what happened since the
+    round before: `mlpo/leader_fixed_round_T` (right outputs where the last one was wrong), `mlpo/leader_broken_round_T`
+    (wrong ones where it was right), `mlpo/agents_fixed_round_T` and `mlpo/agents_broken_round_T` (the same of the
+    team's responses), `mlpo/agents_failed` (share of the revisions that failed).
     """
     values: dict[str, list[float]] = defaultdict(list)
+    rounds: list[int] = []
     for label_text, accuracy, form in outcomes:
         label = json.loads(label_text)
         if form is not None:
@@ -118,7 +174,26 @@ def leader_metrics(outcomes: Iterable[tuple[str, float, float | None]]) -> dict[
             values["overrides_wrong_majority"].append(accuracy)
         elif label["majority"] is True:
             values["misled_from_right_majority"].append(1 - accuracy)
-    return {f"mlpo/{name}": sum(numbers) / len(numbers) for name, numbers in sorted(values.items())}
+        if "round" in label:
+            rounds.append(label["round"])
+            _add_round(values, label, accuracy)
+    shares = {f"mlpo/share_round_{t}": rounds.count(t) / len(rounds) for t in sorted(set(rounds))}
+    return {f"mlpo/{name}": sum(numbers) / len(numbers) for name, numbers in sorted(values.items())} | shares
+
+
+def _add_round(values: dict[str, list[float]], label: dict, accuracy: float) -> None:
+    t = label["round"]
+    values[f"accuracy_round_{t}"].append(accuracy)
+    if not t:
+        return
+    if label["last_correct"]:
+        values[f"leader_broken_round_{t}"].append(1 - accuracy)
+    else:
+        values[f"leader_fixed_round_{t}"].append(accuracy)
+    for before, now in zip(label["agents_right_before"], label["agents_right"], strict=True):
+        name = f"agents_broken_round_{t}" if before else f"agents_fixed_round_{t}"
+        values[name].append(float(now != before))
+    values["agents_failed"].append(label["agents_failed"] / len(label["agents_right"]))
 
 
 class MLPOTrainer(_LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):

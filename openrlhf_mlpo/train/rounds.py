@@ -1,0 +1,228 @@
+"""Rounds inside training: prompts of rounds t > 0 made of the leader's own outputs and the team's revisions.
+
+At inference the leader meets prompts that hold its last output and revised responses. `LaterRounds` makes such prompts
+while training: one output of a group goes on, the team revises, and the leader answers the new prompt in a group of its
+own, so that `R - mean(R)` still compares outputs to one prompt. States of the leader as it trains matter: corrections
+learned on stored states of an earlier model do not carry over (SCoRe, arXiv 2409.12917).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from openrlhf.trainer.ppo_utils.experience import Experience
+
+from openrlhf_mlpo.engines import Sampling, make_engine
+from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.pool.draw import Draw
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.prompts.templates import NO_ANSWER, PromptTemplate, load_template
+from openrlhf_mlpo.questions import Question
+from openrlhf_mlpo.rounds import Player, agent_player, timed
+from openrlhf_mlpo.team import load_team
+from openrlhf_mlpo.train.dataset import make_label
+
+CARRY = ("balanced", "sampled")
+VERIFY_THREADS = 4
+
+
+@dataclass(frozen=True)
+class State:
+    """What a leader prompt showed: the question and the draw. A group's label names its state by number."""
+
+    question: Question
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class Carried:
+    """One output that goes on to the next round, from the state that it answered."""
+
+    state: State
+    output: str
+    correct: bool
+
+
+def round_counts(groups: int, rounds: int, later_share: float) -> list[int]:
+    """How many of a batch's groups belong to each round: `later_share` of them to rounds t > 0 in equal parts.
+
+    Every round gets at least one group. Raises UserError when there are fewer groups than rounds.
+    """
+    if groups < rounds:
+        raise UserError(f"--mlpo.rounds {rounds} needs as many groups in a batch, --rollout.batch_size is {groups}")
+    later = min(max(round(groups * later_share), rounds - 1), groups - 1) if rounds > 1 else 0
+    each, rest = divmod(later, max(rounds - 1, 1))
+    return [groups - later, *(each + (t < rest) for t in range(rounds - 1))]
+
+
+class TrainingTeam:
+    """The agents of a team file, asked to revise their responses while a leader trains.
+
+    `players`: by agent's name; those of `one_by_one` share this process's device and take turns, the others are asked
+    at once. An agent that fails gives "(no answer)"; when more than `max_failures` of the responses asked of a batch
+    fail, the run stops with the endpoint's words.
+    """
+
+    def __init__(
+        self,
+        players: dict[str, Player],
+        template: PromptTemplate,
+        *,
+        seed: int,
+        max_failures: float,
+        one_by_one: frozenset[str] = frozenset(),
+    ):
+        self.players, self.template, self.seed, self.max_failures = players, template, seed, max_failures
+        self.one_by_one = one_by_one
+
+    def revise(self, carried: Sequence[Carried], round: int) -> list[list[str | None]]:
+        """`[state][place in the draw]`: the revised responses; None where an agent failed. Raises UserError."""
+        places: dict[str, list[tuple[int, int]]] = {name: [] for name in self.players}
+        for i, item in enumerate(carried):
+            for k, name in enumerate(item.state.draw.agents):
+                places[name].append((i, k))
+        asked = {name: where for name, where in places.items() if where}
+        errors: dict[str, UserError] = {}
+        revised: list[list[str | None]] = [[None] * len(item.state.draw.agents) for item in carried]
+
+        def ask(name: str) -> None:
+            player = self.players[name]
+            prompts = []
+            for i, k in asked[name]:
+                state = carried[i].state
+                own, question = state.draw.texts[k], state.question.text
+                prompts.append(player.agent_prompt(self.template, question, own, carried[i].output))
+            try:
+                answers = player.ask(prompts, round=round, seed=self.seed)
+            except UserError as error:
+                errors[name] = error
+                return
+            for (i, k), samples in zip(asked[name], answers, strict=True):
+                revised[i][k] = samples[0].text or None
+
+        with ThreadPoolExecutor(max(len(asked), 1)) as threads:
+            at_once = [threads.submit(ask, name) for name in asked if name not in self.one_by_one]
+            for name in asked:
+                if name in self.one_by_one:
+                    ask(name)
+            for future in at_once:
+                future.result()
+        self._check_failures(asked, revised, errors)
+        return revised
+
+    def _check_failures(self, asked, revised, errors: dict[str, UserError]) -> None:
+        total = sum(map(len, asked.values()))
+        failed = {name: sum(revised[i][k] is None for i, k in where) for name, where in asked.items()}
+        if sum(failed.values()) <= self.max_failures * total:
+            return
+        worst = max(failed, key=failed.__getitem__)
+        words = f"; {errors[worst]}" if worst in errors else ": empty responses"
+        raise UserError(
+            f"--mlpo.team: {sum(failed.values())} of {total} revisions failed, above --mlpo.team_failures "
+            f"{self.max_failures:g}; agent {worst}{words}"
+        )
+
+
+class LaterRounds:
+    """Makes the prompts of rounds t > 0 of one rollout batch, and remembers the state behind each.
+
+    `carry`: which output of a group goes on: "balanced" (right or wrong with equal chance where the group has both) or
+    "sampled" (any, as likely as the leader gives it).
+    """
+
+    def __init__(self, team: TrainingTeam, renderer: PromptRenderer, tokenizer, *, carry: str, rng: random.Random):
+        self.team, self.renderer, self.tokenizer, self.carry, self.rng = team, renderer, tokenizer, carry, rng
+        self.states: list[State] = []
+
+    def choose(self, frontier: Sequence[tuple[State, list[Experience]]], wanted: int) -> list[Carried]:
+        """Choose `wanted` outputs that go on, of as many groups as possible; fewer when there are not so many."""
+        # The order in which groups came back from the engines must not matter.
+        frontier = sorted(frontier, key=lambda pair: (pair[0].question.id, pair[0].draw.texts))
+        self.rng.shuffle(frontier)
+        outputs = [self._in_order(group) for _, group in frontier]
+        carried: list[Carried] = []
+        depth = 0
+        while len(carried) < wanted and depth < max(map(len, outputs), default=0):
+            for (state, _), ordered in zip(frontier, outputs, strict=True):
+                if depth < len(ordered) and len(carried) < wanted:
+                    carried.append(Carried(state, self._text(ordered[depth]), is_correct(ordered[depth])))
+            depth += 1
+        return carried
+
+    def _in_order(self, group: Sequence[Experience]) -> list[Experience]:
+        """A group's outputs in the order in which they would go on."""
+        outputs = sorted(group, key=lambda experience: self._text(experience))
+        self.rng.shuffle(outputs)
+        sides = [[e for e in outputs if is_correct(e)], [e for e in outputs if not is_correct(e)]]
+        if self.carry == "balanced" and all(sides):
+            self.rng.shuffle(sides)
+            first = sides[0][0]
+            return [first, *(e for e in outputs if e is not first)]
+        return outputs
+
+    def _text(self, experience: Experience) -> str:
+        """An output as engines give it at inference: without special tokens."""
+        tokens = experience.sequences[0][1:][experience.action_mask[0].bool()]
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def prompts(self, carried: Sequence[Carried], round: int) -> Iterator[tuple]:
+        """The next round's prompts as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image])."""
+        revised = self.team.revise(carried, round)
+        with ThreadPoolExecutor(VERIFY_THREADS) as threads:
+            draws = list(threads.map(revised_draw, carried, revised))
+        for item, texts, draw in zip(carried, revised, draws, strict=True):
+            question = item.state.question
+            about = {
+                "round": round,
+                "state": len(self.states),
+                "last_correct": item.correct,
+                "agents_right": [*map(int, draw.correct)],
+                "agents_right_before": [*map(int, item.state.draw.correct)],
+                "agents_failed": texts.count(None),
+            }
+            self.states.append(State(question, draw))
+            prompt = self.renderer.render(question.text, draw.texts, item.output)
+            yield None, [prompt], [make_label(question, draw, about)], [None]
+
+
+def revised_draw(carried: Carried, texts: Sequence[str | None]) -> Draw:
+    """The draw of the next round: the same agents in the same order, as in the rounds of inference."""
+    question = carried.state.question
+    verdicts = [None if text is None else question.verify(text) for text in texts]
+    return Draw(
+        texts=tuple(NO_ANSWER if text is None else text for text in texts),
+        keys=tuple(None if verdict is None else question.key(verdict.answer) for verdict in verdicts),
+        correct=tuple(verdict is not None and bool(verdict.correct) for verdict in verdicts),
+        agents=carried.state.draw.agents,
+    )
+
+
+def is_correct(experience: Experience) -> bool:
+    """Whether an output was right, by the reward's accuracy where it tells, else by its score."""
+    return float(experience.info.get("accuracy", experience.scores)[0]) > 0.5
+
+
+def label_of(group: Sequence[Experience]) -> dict:
+    """The label that the outputs of one group share."""
+    return json.loads(group[0].labels[0])
+
+
+def open_team(args: Any) -> TrainingTeam:
+    """The team of `--mlpo.team`, its engines open. `args`: nested training arguments. Raises UserError."""
+    agents = load_team(args.mlpo.team)
+    players = {}
+    for agent in agents:
+        sampling = Sampling.from_dict(agent.sampling)
+        players[agent.name] = agent_player(agent, timed(make_engine(agent), sampling), sampling)
+    return TrainingTeam(
+        players,
+        load_template(args.mlpo.template),
+        seed=args.train.seed,
+        max_failures=args.mlpo.team_failures,
+        one_by_one=frozenset(agent.name for agent in agents if agent.engine == "vllm"),
+    )

@@ -1,0 +1,288 @@
+"""Rounds inside training: OpenRLHF's own SamplesGenerator over a stub engine, real Ray, real prompts, a stub team."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from openrlhf_mlpo import cpu
+
+cpu.activate() if cpu.use_cpu() else None
+
+import ray  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
+
+from openrlhf_mlpo.engines import Completion  # noqa: E402
+from openrlhf_mlpo.errors import UserError  # noqa: E402
+from openrlhf_mlpo.pool.format import open_pool  # noqa: E402
+from openrlhf_mlpo.prompts.templates import load_template  # noqa: E402
+from openrlhf_mlpo.rounds import Player  # noqa: E402
+from openrlhf_mlpo.train.dataset import TeamPromptDataset  # noqa: E402
+from openrlhf_mlpo.train.rounds import TrainingTeam, round_counts  # noqa: E402
+from openrlhf_mlpo.train.trainer import MLPOSamplesGenerator, leader_metrics  # noqa: E402
+from tests.small import AGENTS, make_pool  # noqa: E402
+from tests.tiny import make_tiny_model  # noqa: E402
+
+GROUP, BATCH, QUESTIONS = 4, 6, 24
+
+
+class StubEngine:
+    """Answers as a leader of even skill; what it says depends on prompt and sample alone."""
+
+    def get_num_unfinished_requests(self):
+        return 0
+
+    def generate_responses(self, *, prompt, label, hf_tokenizer, num_samples, **_):
+        gold = json.loads(label)["answer"]
+        wrong = "False" if gold == "True" else "True"
+        responses = []
+        for sample in range(num_samples):
+            answer = gold if (len(prompt) + sample) % 2 else wrong
+            text = f"<think> {'and ' * sample}</think> <answer> {answer} </answer>"
+            before = hf_tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            tokens = [*before, *hf_tokenizer(text, add_special_tokens=False)["input_ids"], hf_tokenizer.eos_token_id]
+            score = float(answer == gold)
+            responses.append(
+                {"observation_tokens": tokens, "action_ranges": [(len(before), len(tokens))], "reward": score,
+                 "scores": score, "extra_logs": {"accuracy": score}, "rollout_log_probs": None, "prompt": prompt,
+                 "label": label}
+            )  # fmt: skip
+        return responses
+
+
+@pytest.fixture(scope="module")
+def engine():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray.remote(StubEngine).remote()
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(make_tiny_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    return make_pool(tmp_path_factory.mktemp("pool") / "pool", n=QUESTIONS)
+
+
+def stub_team(fail: str = "", max_failures: float = 0.1, asked: list | None = None) -> TrainingTeam:
+    """Agents that repeat the leader's last answer; the one named `fail` cannot be reached."""
+
+    def player(name):
+        def generate(prompts, n, seed):
+            if name == fail:
+                raise UserError("http://nowhere did not answer")
+            texts = [prompt[-1]["content"].rpartition("leader :")[2].strip() for prompt in prompts]
+            if asked is not None:
+                asked.extend((name, prompt[-1]["content"], seed) for prompt in prompts)
+            return [[Completion(f"{name} now says <answer> {t.split()[-2]} </answer>")] for t in texts], 0.01
+
+        return Player(name, generate)
+
+    template = load_template("compact")
+    return TrainingTeam({name: player(name) for name in AGENTS}, template, seed=0, max_failures=max_failures)
+
+
+def generator(engine, tokenizer, pool, rounds, team=None, consumed=0, **settings) -> MLPOSamplesGenerator:
+    """The generator as a trainer builds it, on a loader in the order of the pool."""
+    mlpo = {
+        "pool": str(pool), "template": "compact", "team_size": 0, "solo_fraction": 0.0, "show": "full",
+        "drop_correct": 2.0, "rounds": rounds, "later_share": 0.5, "carry": "balanced", **settings.pop("mlpo", {}),
+    }  # fmt: skip
+    args = SimpleNamespace(
+        mlpo=SimpleNamespace(**mlpo),
+        data=SimpleNamespace(max_len=448),
+        rollout=SimpleNamespace(
+            max_new_tokens=64, batch_size=BATCH, n_samples_per_prompt=GROUP, vllm_generate_batch_size=None
+        ),
+        train=SimpleNamespace(seed=3),
+        eval=SimpleNamespace(dataset=str(pool)),
+        vllm=SimpleNamespace(enable_sleep=False),
+        algo=SimpleNamespace(
+            dynamic_filtering_enable=settings.get("filtering", False),
+            dynamic_filtering_range=(0.0, 1.0),
+            advantage=SimpleNamespace(is_correction_level="off"),
+        ),
+    )
+    strategy = SimpleNamespace(args=args, is_rank_0=lambda: False)
+    dataset = TeamPromptDataset(open_pool(pool), tokenizer, strategy)
+    rows = list(range(consumed % len(dataset), len(dataset)))
+    loader = DataLoader(dataset, 1, sampler=rows, collate_fn=dataset.collate_fn)
+    made = MLPOSamplesGenerator(strategy, loader, None, tokenizer, [engine])
+    made.prompts_consumed = consumed
+    made._opened_team = team or stub_team()
+    return made
+
+
+def groups_of(experiences):
+    return [experiences[i : i + GROUP] for i in range(0, len(experiences), GROUP)]
+
+
+def batches(made) -> list[tuple[list, int]]:
+    """All batches of one pass: (groups, prompts consumed)."""
+    result = []
+    while True:
+        experiences, _, consumed, exhausted = made.generate_samples(max_len=448, max_new_tokens=64)
+        if experiences:
+            result.append((groups_of(experiences), consumed))
+        if exhausted:
+            return result
+
+
+def text_of(tokenizer, experience) -> str:
+    """A leader output."""
+    return tokenizer.decode(experience.sequences[0][1:][experience.action_mask[0].bool()], skip_special_tokens=True)
+
+
+def seen(groups) -> list[str]:
+    return sorted(group[0].prompts[0] for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("groups", "rounds", "share", "counts"),
+    [
+        (32, 1, 0.5, [32]),
+        (32, 2, 0.4, [19, 13]),
+        (32, 3, 0.5, [16, 8, 8]),
+        (7, 3, 0.5, [3, 2, 2]),
+        (3, 3, 0, [1, 1, 1]),
+    ],
+)
+def test_shares_by_round_add_up(groups, rounds, share, counts):
+    assert round_counts(groups, rounds, share) == counts and sum(counts) == groups
+
+
+def test_fewer_groups_than_rounds_are_refused():
+    with pytest.raises(UserError, match="--mlpo.rounds 3 needs as many groups"):
+        round_counts(2, 3, 0.5)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_groups_sizes_and_consumed_prompts(engine, tokenizer, pool, rounds):
+    counts = round_counts(BATCH, rounds, 0.5)
+    made = batches(generator(engine, tokenizer, pool, rounds))
+    assert sum(consumed for _, consumed in made) == QUESTIONS, "every question once in round 0"
+    for groups, consumed in made:
+        assert len(groups) == BATCH * consumed // counts[0]
+        for group in groups:
+            assert len(group) == GROUP and len({e.prompts[0] for e in group} | {e.labels[0] for e in group}) == 2
+        by_round = Counter(json.loads(group[0].labels[0]).get("round", 0) for group in groups)
+        assert [by_round[t] for t in range(rounds)] == [count * consumed // counts[0] for count in counts]
+
+
+def test_one_round_is_as_before(engine, tokenizer, pool):
+    """The same prompts, labels and tokens as OpenRLHF's own generator gives, and no key of rounds in a label."""
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+
+    ours = generator(engine, tokenizer, pool, 1)
+    stock = SamplesGenerator(ours.strategy, ours.prompts_dataloader, None, tokenizer, [engine])
+    for (mine, _), (theirs, _) in zip(batches(ours), batches(stock), strict=True):
+        assert seen(mine) == seen(theirs)
+        assert sorted(e.labels[0] for g in mine for e in g) == sorted(e.labels[0] for g in theirs for e in g)
+        assert not any("round" in json.loads(group[0].labels[0]) for group in mine)
+
+
+def test_a_later_prompt_is_that_of_inference(engine, tokenizer, pool):
+    """What the leader is shown: one of its own outputs to the group's prompt, and each agent's own revision."""
+    asked: list = []
+    (groups, _), *_ = batches(generator(engine, tokenizer, pool, 2, stub_team(asked=asked)))
+    first = {json.loads(g[0].labels[0])["id"]: g for g in groups if not json.loads(g[0].labels[0])["round"]}
+    later = [g for g in groups if json.loads(g[0].labels[0])["round"]]
+    assert later
+    for group in later:
+        label, prompt = json.loads(group[0].labels[0]), group[0].prompts[0]
+        before = first[label["id"]]
+        outputs = {
+            tokenizer.decode(e.sequences[0][1:][e.action_mask[0].bool()], skip_special_tokens=True): e for e in before
+        }
+        shown = [
+            text
+            for text in outputs
+            if text.replace("<", "[").replace(">", "]").strip() in prompt.replace("<", "[").replace(">", "]")
+        ]
+        assert len(shown) == 1
+        assert label["last_correct"] == bool(outputs[shown[0]].scores[0])
+        assert all(f"{name} now says" in prompt for name in AGENTS)
+        assert label["agents_right"] == [int(label["last_correct"])] * len(AGENTS), "this team repeats the leader"
+    said = {name: [content for who, content, _ in asked if who == name] for name in AGENTS}
+    assert all(f"{name} says" in content for name in AGENTS for content in said[name]), "each its own last response"
+
+
+def test_balanced_states_are_half_right(engine, tokenizer, pool):
+    """Half of the stub's outputs are right in every group, so a fair coin decides."""
+    labels = [
+        json.loads(group[0].labels[0])
+        for groups, _ in batches(generator(engine, tokenizer, pool, 2, mlpo={"later_share": 0.5}))
+        for group in groups
+    ]
+    states = [label["last_correct"] for label in labels if label["round"]]
+    assert 0.2 < sum(states) / len(states) < 0.8
+
+
+def test_solo_prompts_stay_in_round_0(engine, tokenizer, pool):
+    made = batches(generator(engine, tokenizer, pool, 2, mlpo={"solo_fraction": 0.5}))
+    labels = [json.loads(group[0].labels[0]) for groups, _ in made for group in groups]
+    solo = [label for label in labels if "agents_correct" not in label]
+    assert solo and not any("round" in label for label in solo)
+    assert sum(label.get("round", 0) for label in labels) > 0
+    alone = batches(generator(engine, tokenizer, pool, 2, mlpo={"solo_fraction": 1.0}))
+    assert sum(len(groups) for groups, _ in alone) == QUESTIONS
+
+
+def test_filtered_groups_do_not_go_on_and_later_ones_are_not_replaced(engine, tokenizer, pool):
+    made = batches(generator(engine, tokenizer, pool, 2, filtering=True))
+    assert sum(consumed for _, consumed in made) == QUESTIONS
+    assert all(len(group) == GROUP for groups, _ in made for group in groups)
+
+
+def test_resumed_it_sees_the_same_prompts_and_states(engine, tokenizer, pool):
+    whole = batches(generator(engine, tokenizer, pool, 3))
+    consumed = whole[0][1]
+    resumed = batches(generator(engine, tokenizer, pool, 3, consumed=consumed))
+    assert [seen(groups) for groups, _ in whole[1:]] == [seen(groups) for groups, _ in resumed]
+    again = batches(generator(engine, tokenizer, pool, 3, consumed=QUESTIONS))
+    assert seen(again[0][0]) != seen(whole[0][0]), "another episode draws again"
+
+
+def test_evaluation_is_one_round(engine, tokenizer, pool):
+    made = generator(engine, tokenizer, pool, 2, stub_team(fail="ann", max_failures=0.0))
+    made.eval_dataloader = made.prompts_dataloader
+    experiences = made.generate_eval_samples(max_len=448, max_new_tokens=64, n_samples_per_prompt=GROUP)
+    assert len(experiences) == QUESTIONS * GROUP
+
+
+def test_failures_are_counted_and_stop_the_run_when_there_are_too_many(engine, tokenizer, pool):
+    (groups, _), *_ = batches(generator(engine, tokenizer, pool, 2, stub_team(fail="bob", max_failures=0.5)))
+    later = [group[0] for group in groups if json.loads(group[0].labels[0])["round"]]
+    assert all(json.loads(e.labels[0])["agents_failed"] == 1 and "(no answer)" in e.prompts[0] for e in later)
+    with pytest.raises(UserError, match="9 revisions failed.*agent bob; http://nowhere did not answer"):
+        batches(generator(engine, tokenizer, pool, 2, stub_team(fail="bob")))
+
+
+def test_metrics_by_round():
+    def label(t, last, before, now):
+        about = {"answer": "x", "agents_correct": sum(now), "majority": None, "round": t}
+        if t:
+            about |= {"last_correct": last, "agents_right_before": before, "agents_right": now, "agents_failed": 1}
+        return json.dumps(about)
+
+    metrics = leader_metrics(
+        [
+            (label(0, None, [], []), 1.0, None),
+            (label(1, False, [0, 0, 1], [1, 0, 0]), 1.0, None),
+            (label(1, True, [1, 1, 1], [1, 1, 0]), 0.0, None),
+            (json.dumps({"answer": "x"}), 1.0, None),
+        ]
+    )
+    assert metrics["mlpo/accuracy_round_0"] == 1.0 and metrics["mlpo/accuracy_round_1"] == 0.5
+    assert metrics["mlpo/leader_fixed_round_1"] == 1.0 and metrics["mlpo/leader_broken_round_1"] == 1.0
+    assert metrics["mlpo/agents_fixed_round_1"] == 0.5 and metrics["mlpo/agents_broken_round_1"] == 0.5
+    assert metrics["mlpo/share_round_1"] == pytest.approx(2 / 3)
+    assert metrics["mlpo/agents_failed"] == pytest.approx(1 / 3)
