@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,7 +22,7 @@ from openrlhf_mlpo.verify import canonical
 
 POOL_COLUMNS = ("id", "task", "question", "answer", "responses")
 _OPTIONAL_COLUMNS = ("subtask", "choices")
-_RESPONSE_FIELDS = ("agent", "text", "answer", "correct")  # what a draw is made of
+RESPONSE_FIELDS = ("agent", "text", "answer", "correct")  # what a draw is made of
 
 _canonical = lru_cache(maxsize=10_000)(canonical)  # few answers, many draws
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
@@ -89,20 +88,12 @@ class TeamPromptDataset(PromptDataset):
         self.seed = args.train.seed
         self.team_size = args.mlpo.team_size
         self.solo_fraction = args.mlpo.solo_fraction
-        self.renderer = PromptRenderer(
-            tokenizer, load_template(args.mlpo.template), prompt_budget(args), show=args.mlpo.show
-        )
+        self.renderer = make_renderer(tokenizer, args)
         self.dataset = dataset
         self._arrow = dataset.with_format("arrow")
-        keep = np.ones(len(dataset), bool) if evaluation else keep_questions(dataset, args.mlpo.drop_correct)
-        self.rows = np.flatnonzero(keep)
-        if not len(self.rows):
-            raise UserError(
-                f"--mlpo.pool {args.mlpo.pool}: no question is left: in all {len(dataset)} at least "
-                f"{args.mlpo.drop_correct:.0%} of the responses are correct; raise --mlpo.drop_correct"
-            )
+        self.rows, note = select_rows(dataset, self.renderer, args, evaluation)
         if strategy.is_rank_0():
-            print(f"pool: {len(self.rows)} of {len(dataset)} questions {'to evaluate on' if evaluation else 'kept'}")
+            print(f"{'evaluation' if evaluation else 'training'}: {note}")
         # Shared memory, so that data loader workers see the episode too.
         self._episode = torch.zeros(1, dtype=torch.int64).share_memory_()
 
@@ -135,8 +126,8 @@ def read_row(table: pa.Table) -> dict:
     names = [name for name in (*POOL_COLUMNS[:-1], *_OPTIONAL_COLUMNS) if name in table.column_names]
     row = {name: table.column(name)[0].as_py() for name in names}
     responses = table.column("responses")[0].values
-    fields = [responses.field(name).to_pylist() for name in _RESPONSE_FIELDS]
-    row["responses"] = [dict(zip(_RESPONSE_FIELDS, values)) for values in zip(*fields)]
+    fields = [responses.field(name).to_pylist() for name in RESPONSE_FIELDS]
+    row["responses"] = [dict(zip(RESPONSE_FIELDS, values)) for values in zip(*fields)]
     return row
 
 
@@ -178,6 +169,67 @@ def prompt_budget(args) -> int:
     return args.data.max_len - (args.rollout.max_new_tokens or args.data.max_len // 2)
 
 
+def make_renderer(tokenizer, args) -> PromptRenderer:
+    """The renderer of leader prompts that the nested training arguments ask for."""
+    variables = json.loads(args.mlpo.chat_template_kwargs or "{}")
+    template = load_template(args.mlpo.template)
+    return PromptRenderer(tokenizer, template, prompt_budget(args), args.mlpo.show, chat_template_kwargs=variables)
+
+
+def select_rows(dataset, renderer: PromptRenderer, args, evaluation: bool) -> tuple[np.ndarray, str]:
+    """Indices of the rows to train or evaluate on, and a note that counts them and those left out.
+
+    Training leaves out what too many responses get right (`--mlpo.drop_correct`), both leave out what cannot fit with
+    `--mlpo.drop_long`. Raises UserError when no row is left.
+    """
+    keep = np.ones(len(dataset), bool) if evaluation else keep_questions(dataset, args.mlpo.drop_correct)
+    left_out = []
+    if easy := len(dataset) - int(keep.sum()):
+        left_out.append(f"{easy} with at least {args.mlpo.drop_correct:.0%} of responses correct (--mlpo.drop_correct)")
+    if args.mlpo.drop_long and (long := [row for row, _ in too_long(dataset, keep, renderer, args, evaluation)]):
+        keep[long] = False
+        left_out.append(f"{len(long)} too long for --data.max_len (--mlpo.drop_long)")
+    reasons = ", ".join(left_out) or "none"
+    if not keep.any():
+        raise UserError(f"no question is left of {len(dataset)}; left out: {reasons}")
+    return np.flatnonzero(keep), f"{int(keep.sum())} of {len(dataset)} questions; left out: {reasons}"
+
+
+def too_long(
+    dataset, keep: np.ndarray, renderer: PromptRenderer, args, evaluation: bool
+) -> Iterator[tuple[int, UserError]]:
+    """Rows marked in `keep` whose leader prompt cannot fit however its responses are cut, each with the reason."""
+    sizes = agents_by_row(dataset)[1].sum(axis=1)
+    if args.mlpo.team_size:
+        sizes = np.minimum(sizes, args.mlpo.team_size)
+    if args.mlpo.solo_fraction >= 1 and not evaluation:
+        sizes[:] = 0
+    questions = (text for batch in dataset.select_columns(["question"]).iter(1000) for text in batch["question"])
+    for row, (question, size) in enumerate(zip(questions, sizes.tolist())):
+        try:
+            if keep[row]:
+                renderer.check_fits(question, size)
+        except UserError as error:
+            yield row, error
+
+
+def agents_by_row(dataset) -> tuple[list[str], np.ndarray]:
+    """The names of a pool's agents, and which of them responded to which question: booleans, (rows, agents)."""
+    parts = [(np.zeros(0, int), np.zeros(0, str))]
+    start = 0
+    for batch in dataset.select_columns(["responses"]).with_format("arrow").iter(batch_size=20_000):
+        lists = batch["responses"].combine_chunks()
+        agents = pc.struct_field(lists.flatten(), "agent").dictionary_encode()
+        pairs = np.unique(np.stack([pc.list_parent_indices(lists), agents.indices]), axis=1)
+        parts.append((start + pairs[0], agents.dictionary.to_numpy(zero_copy_only=False)[pairs[1]].astype(str)))
+        start += len(lists)
+    rows, names = map(np.concatenate, zip(*parts))
+    team, columns = np.unique(names, return_inverse=True)
+    responded = np.zeros((len(dataset), len(team)), bool)
+    responded[rows, columns] = True
+    return team.tolist(), responded
+
+
 def check_columns(columns: Sequence[str], path: str) -> None:
     """Raise UserError unless these are the columns of a pool."""
     if missing := [name for name in POOL_COLUMNS if name not in columns]:
@@ -185,26 +237,3 @@ def check_columns(columns: Sequence[str], path: str) -> None:
             f"{path}: column {missing[0]!r} is missing (found {', '.join(columns)}); a pool is made by "
             "python3 -m openrlhf_mlpo.cli.sample_team"
         )
-
-
-def check_dataset(dataset, tokenizer, args, path: str) -> None:
-    """Find, before any engine starts, what would stop a run hours later. Raises UserError.
-
-    Team size, that every question fits its budget, and that every agent answered every question.
-    """
-    check_columns(dataset.column_names, path)
-    if not len(dataset):
-        raise UserError(f"{path}: the pool has no questions")
-    agents = Counter(response["agent"] for response in dataset[0]["responses"])
-    if args.mlpo.team_size > len(agents):
-        raise UserError(
-            f"--mlpo.team_size {args.mlpo.team_size}: the team of {path} has {len(agents)} agents "
-            f"({', '.join(sorted(agents))})"
-        )
-    renderer = PromptRenderer(tokenizer, load_template(args.mlpo.template), prompt_budget(args), show=args.mlpo.show)
-    team_size = args.mlpo.team_size or len(agents)
-    for number, question in enumerate(dataset["question"], 1):
-        try:
-            renderer.check_fits(question, team_size)
-        except UserError as error:
-            raise UserError(f"{path}: row {number}: {error}") from None
