@@ -215,19 +215,20 @@ def too_long(
 
 def agents_by_row(dataset) -> tuple[list[str], np.ndarray]:
     """The names of a pool's agents, and which of them responded to which question: booleans, (rows, agents)."""
-    parts = [(np.zeros(0, int), np.zeros(0, str))]
+    columns: dict[str, int] = {}
+    rows, agents = [np.zeros(0, int)], [np.zeros(0, int)]
     start = 0
     for batch in dataset.select_columns(["responses"]).with_format("arrow").iter(batch_size=20_000):
         lists = batch["responses"].combine_chunks()
-        agents = pc.struct_field(lists.flatten(), "agent").dictionary_encode()
-        pairs = np.unique(np.stack([pc.list_parent_indices(lists), agents.indices]), axis=1)
-        parts.append((start + pairs[0], agents.dictionary.to_numpy(zero_copy_only=False)[pairs[1]].astype(str)))
+        names = pc.struct_field(lists.flatten(), "agent").dictionary_encode()
+        places = [columns.setdefault(name, len(columns)) for name in names.dictionary.to_pylist()]
+        rows.append(start + pc.list_parent_indices(lists).to_numpy())
+        agents.append(np.array(places, int)[names.indices.to_numpy()])
         start += len(lists)
-    rows, names = map(np.concatenate, zip(*parts))
-    team, columns = np.unique(names, return_inverse=True)
-    responded = np.zeros((len(dataset), len(team)), bool)
-    responded[rows, columns] = True
-    return team.tolist(), responded
+    responded = np.zeros((len(dataset), len(columns)), bool)
+    responded[np.concatenate(rows), np.concatenate(agents)] = True
+    team = sorted(columns)
+    return team, responded[:, [columns[name] for name in team]]
 
 
 def check_columns(columns: Sequence[str], path: str) -> None:
