@@ -48,12 +48,12 @@ def test_a_damaged_state_names_the_newest_whole_one(saved, harm):
 def test_when_nothing_is_whole_it_says_so(saved):
     for file in saved.rglob("*.pt"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="start anew: remove .*_actor"):
+    with pytest.raises(UserError, match="start again: remove .*_actor"):
         check_checkpoint(saved)
 
 
 def test_a_folder_without_a_finished_state_is_refused(tmp_path):
     """As a run leaves it that was killed during its first save."""
     (tmp_path / "_actor" / "global_step1").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"_actor: holds no finished state; start anew: remove it$"):
+    with pytest.raises(UserError, match=r"_actor: holds no finished state; start again: remove it$"):
         check_checkpoint(tmp_path)

@@ -73,7 +73,7 @@ def test_the_leader_sees_the_same_answers_in_training_and_evaluation(answer, tmp
     pool = write_pool(tmp_path / "pool", [{**question.row(), "responses": rows}])
     tokenizer = AutoTokenizer.from_pretrained(make_tiny_model(tmp_path / "model"))
     dataset = TeamPromptDataset(
-        open_pool(pool), tokenizer, strategy(pool, show="answer", team_size=1, drop_correct=1.01)
+        open_pool(pool), tokenizer, strategy(pool, show="answer", team_size="1", drop_correct=1.01)
     )
     in_training = dataset[0][1]
     args = SimpleNamespace(

@@ -26,6 +26,8 @@ from openrlhf_mlpo.train.trainer import MLPOSamplesGenerator, leader_metrics  # 
 from tests.small import AGENTS, make_pool  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
+pytestmark = [pytest.mark.stack, pytest.mark.slow]  # starts Ray
+
 GROUP, BATCH, QUESTIONS = 4, 6, 24
 
 
@@ -93,7 +95,8 @@ def stub_team(fail: str = "", max_failures: float = 0.1, asked: list | None = No
 def generator(engine, tokenizer, pool, rounds, team=None, consumed=0, **settings) -> MLPOSamplesGenerator:
     """The generator as a trainer builds it, on a loader in the order of the pool."""
     mlpo = {
-        "pool": str(pool), "template": "compact", "team_size": 0, "solo_fraction": 0.0, "show": "full",
+        "pool": str(pool), "template": "compact", "team_size": "0", "balance_draws": False, "drop_long": False,
+        "chat_template_kwargs": "", "solo_fraction": 0.0, "show": "full",
         "drop_correct": 2.0, "rounds": rounds, "later_share": 0.5, "carry": "balanced", **settings.pop("mlpo", {}),
     }  # fmt: skip
     args = SimpleNamespace(

@@ -31,7 +31,7 @@ from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.preflight.memory import GIB, PAPER
 from openrlhf_mlpo.preflight.plan import FATAL, NOTE, OK, WARNING, Finding, Machine, Plan
 from openrlhf_mlpo.team import load_team
-from openrlhf_mlpo.train import seams
+from openrlhf_mlpo.train import flags, seams
 
 
 def check_versions() -> Iterator[Finding]:
@@ -39,7 +39,7 @@ def check_versions() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     try:
-        seams.check_version()
+        flags.check_openrlhf()
     except UserError as error:
         text, _, fix = str(error).partition("; run: ")
         yield Finding(FATAL, text, fix)

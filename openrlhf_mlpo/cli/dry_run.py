@@ -36,7 +36,7 @@ from unittest import mock
 from openrlhf_mlpo import cpu
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.team import Agent
-from openrlhf_mlpo.train import seams
+from openrlhf_mlpo.train import flags, seams
 
 # Programs that have more checks behind their parser, and stop at one of the places in `_stops`. Any other program is
 # stopped as soon as its parser is done: nothing is known of what it does next.
@@ -252,8 +252,8 @@ def _openrlhf_stops(found: Checked) -> Iterator[Any]:
         found.actors.append(seams.plain_class(actor_class))
         return nothing
 
-    def registered():
-        really_register()
+    def registered(*classes):
+        really_register(*classes)
         ppo_trainer.PPOTrainer = ppo_trainer_async.PPOTrainerAsync = stop
 
     really_register, rollout_actor = seams.register, vllm_engine.RolloutRayActor
@@ -261,7 +261,7 @@ def _openrlhf_stops(found: Checked) -> Iterator[Any]:
     stop.remote.side_effect = Enough
     for target, stand_in in (
         ("openrlhf.utils.get_strategy", strategy),
-        ("openrlhf_mlpo.train.seams._check_pools", nothing),
+        ("openrlhf_mlpo.train.inputs.check_files", lambda _args: 10**9),
         ("openrlhf_mlpo.train.seams.register", registered),
         ("ray.is_initialized", lambda: True),
         ("ray.get", nothing),
@@ -350,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = [shlex.join(command)] if command else [line.strip() for line in sys.stdin if line.strip()]
     if not lines:
         raise UserError("no command to check: give one after --, or one per line on standard input")
-    seams.check_version()
+    flags.check_openrlhf()
     on_cpu = os.environ.get(cpu.ENV_SWITCH) == "1"
     try:
         for line in lines:
@@ -360,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{args.recipe}: {error}" if args.recipe else str(error)) from None
     import vllm
 
-    print(f"{len(lines)} commands pass the checks of OpenRLHF {seams.OPENRLHF_VERSION} and vLLM {vllm.__version__}")
+    print(f"{len(lines)} commands pass the checks of OpenRLHF {seams.TESTED_VERSION} and vLLM {vllm.__version__}")
     return 0
 
 

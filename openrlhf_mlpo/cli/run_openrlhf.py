@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from openrlhf_mlpo import cpu
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.train import seams
+from openrlhf_mlpo.train import flags, seams
 
 
 def run_module(
@@ -70,7 +70,7 @@ def main() -> None:
         return
     if not sys.argv[1].startswith("openrlhf.cli."):
         raise UserError(f"{sys.argv[1]!r} is not an entry point of OpenRLHF; give one such as openrlhf.cli.train_sft")
-    seams.check_version()
+    flags.check_openrlhf()
     run_module(sys.argv[1], sys.argv[2:])
 
 

@@ -12,18 +12,20 @@ import sys
 
 from openrlhf_mlpo.cli.run_openrlhf import run_module
 from openrlhf_mlpo.errors import run_cli
-from openrlhf_mlpo.train import seams
+from openrlhf_mlpo.train import flags, seams
 
 
 def main() -> None:
-    seams.check_version()
+    flags.check_openrlhf()
 
     def check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-        seams.check_arguments(parser, parsed)
+        flags.check_arguments(parser, parsed)
         if vars(parsed)["mlpo.pool"]:
-            seams.register()
+            from openrlhf_mlpo.train import trainer  # its classes extend OpenRLHF's, which take seconds to import
 
-    run_module(seams.TRAIN_MODULE, sys.argv[1:], extend=seams.add_arguments, check=check)
+            trainer.register()
+
+    run_module(seams.TRAIN_MODULE, sys.argv[1:], extend=flags.add_arguments, check=check)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
+from openrlhf_mlpo.prompts.chat_template import check_chat_template, render_chat
 from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, PromptTemplate, chat_messages, leader_parts, shown
 from openrlhf_mlpo.prompts.untrusted import control_tokens, defuse
 
@@ -24,20 +25,28 @@ class PromptRenderer:
     so a prompt has to fit before it gets there.
     """
 
-    def __init__(self, tokenizer, template: PromptTemplate, max_prompt_tokens: int, show: str = "full"):
+    def __init__(
+        self,
+        tokenizer,
+        template: PromptTemplate,
+        max_prompt_tokens: int,
+        show: str = "full",
+        chat_template_kwargs: dict | None = None,
+    ):
         """`max_prompt_tokens`: what a rendered prompt may have, by `tokenizer` (`max_len - max_new_tokens`).
 
         `show`: "full" shows whole responses, "answer" only their final answers (the paper's ablation).
-        Raises UserError when the tokenizer has no chat template or `show` is unknown.
+        `chat_template_kwargs`: variables of the chat template, such as {"enable_thinking": False}.
+        Raises UserError when the chat template cannot show a leader prompt or `show` is unknown.
         """
         if show not in SHOW_CHOICES:
             raise UserError(f"show must be one of {', '.join(SHOW_CHOICES)}, not {show!r}")
-        if not getattr(tokenizer, "chat_template", None):
-            raise UserError(f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; use an instruct model")
+        check_chat_template(tokenizer, bool(template.system), chat_template_kwargs)
         self.tokenizer = tokenizer
         self.template = template
         self.max_prompt_tokens = max_prompt_tokens
         self.show = show
+        self.chat_template_kwargs = chat_template_kwargs
         self.control_tokens = control_tokens(tokenizer)
         self._frame = self._split_frame()
 
@@ -97,7 +106,7 @@ class PromptRenderer:
             self.template, self.template.system, leader_parts(self.template, question, texts, last)
         )
         if self._frame is None:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return render_chat(self.tokenizer, messages, self.chat_template_kwargs)
         return self._frame[0] + messages[-1]["content"].strip() + self._frame[1]
 
     def _split_frame(self) -> tuple[str, str] | None:
@@ -109,7 +118,7 @@ class PromptRenderer:
 
         def rendered(content: str) -> str:
             messages = chat_messages(self.template, self.template.system, [content])
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return render_chat(self.tokenizer, messages, self.chat_template_kwargs)
 
         before, found, after = rendered(mark).partition(mark)
         probe = "a {b} <c>\n\n'd' & {{ e }} \\boxed{f}"

@@ -22,7 +22,7 @@ def check_checkpoint(path: str | Path) -> None:
         tag = latest.read_text().strip()
     except FileNotFoundError:
         if folder.is_dir():  # killed during its first save; OpenRLHF would end in a KeyError after minutes
-            raise UserError(f"--ckpt.load_enable: {folder}: holds no finished state; start anew: remove it") from None
+            raise UserError(f"--ckpt.load_enable: {folder}: holds no finished state; start again: remove it") from None
         return
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{latest}: cannot be read: {error}") from None
@@ -30,7 +30,7 @@ def check_checkpoint(path: str | Path) -> None:
         return
     tags = [state.name for state in folder.iterdir() if re.fullmatch(r"global_step\d+", state.name)]
     whole = [t for t in sorted(tags, key=lambda t: int(t[11:])) if t != tag and not _damage(folder / t)]
-    remedy = f"go on from {whole[-1]}: echo -n {whole[-1]} > {latest}" if whole else f"start anew: remove {folder}"
+    remedy = f"go on from {whole[-1]}: echo -n {whole[-1]} > {latest}" if whole else f"start again: remove {folder}"
     raise UserError(f"--ckpt.load_enable: {damage}; {remedy}")
 
 

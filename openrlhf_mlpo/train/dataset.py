@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from openrlhf.datasets import PromptDataset
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.pool.draw import Draw, keep_questions, make_draw
+from openrlhf_mlpo.pool.draw import Draw, keep_questions, make_draw, parse_team_size
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.questions import Question
 
 POOL_COLUMNS = ("id", "task", "question", "answer", "responses")
 _OPTIONAL_COLUMNS = ("subtask", "choices")
-_RESPONSE_FIELDS = ("agent", "text", "answer", "correct")  # what a draw is made of
+RESPONSE_FIELDS = ("agent", "text", "answer", "correct")  # what a draw is made of
 
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -42,23 +42,16 @@ class TeamPromptDataset(PromptDataset):
         self.tokenizer = tokenizer
         self.evaluation = evaluation
         self.seed = args.train.seed
-        self.team_size = args.mlpo.team_size
+        self.team_size = parse_team_size(args.mlpo.team_size)
+        self.balance = args.mlpo.balance_draws
         self.solo_fraction = args.mlpo.solo_fraction
         self.rounds = args.mlpo.rounds
-        self.renderer = PromptRenderer(
-            tokenizer, load_template(args.mlpo.template), prompt_budget(args), show=args.mlpo.show
-        )
+        self.renderer = make_renderer(tokenizer, args)
         self.dataset = dataset
         self._arrow = dataset.with_format("arrow")
-        keep = np.ones(len(dataset), bool) if evaluation else keep_questions(dataset, args.mlpo.drop_correct)
-        self.rows = np.flatnonzero(keep)
-        if not len(self.rows):
-            raise UserError(
-                f"--mlpo.pool {args.mlpo.pool}: no question is left: in all {len(dataset)} at least "
-                f"{args.mlpo.drop_correct:.0%} of the responses are correct; raise --mlpo.drop_correct"
-            )
+        self.rows, note = select_rows(dataset, self.renderer, args, evaluation)
         if strategy.is_rank_0():
-            print(f"pool: {len(self.rows)} of {len(dataset)} questions {'to evaluate on' if evaluation else 'kept'}")
+            print(f"{'evaluation' if evaluation else 'training'}: {note}")
         # Shared memory, so that data loader workers see the episode too.
         self._episode = torch.zeros(1, dtype=torch.int64).share_memory_()
 
@@ -85,7 +78,13 @@ class TeamPromptDataset(PromptDataset):
         question, responses = read_row(self._arrow[number])
         solo = self.solo_fraction if solo_fraction is None else solo_fraction
         return question, make_draw(
-            question, responses, seed=self.seed, episode=episode, team_size=self.team_size, solo_fraction=solo
+            question,
+            responses,
+            seed=self.seed,
+            episode=episode,
+            team_size=self.team_size,
+            solo_fraction=solo,
+            balance=self.balance and episode != "evaluation",
         )
 
 
@@ -95,8 +94,8 @@ def read_row(table: pa.Table) -> tuple[Question, list[dict]]:
     names = [name for name in (*POOL_COLUMNS[:-1], *_OPTIONAL_COLUMNS) if name in table.column_names]
     row = {name: table.column(name)[0].as_py() for name in names}
     responses = table.column("responses")[0].values
-    fields = [responses.field(name).to_pylist() for name in _RESPONSE_FIELDS]
-    return Question.from_row(row), [dict(zip(_RESPONSE_FIELDS, values)) for values in zip(*fields)]
+    fields = [responses.field(name).to_pylist() for name in RESPONSE_FIELDS]
+    return Question.from_row(row), [dict(zip(RESPONSE_FIELDS, values)) for values in zip(*fields)]
 
 
 def make_label(question: Question, draw: Draw, more: Mapping[str, Any] | None = None) -> str:
@@ -119,6 +118,68 @@ def prompt_budget(args) -> int:
     return args.data.max_len - (args.rollout.max_new_tokens or args.data.max_len // 2)
 
 
+def make_renderer(tokenizer, args) -> PromptRenderer:
+    """The renderer of leader prompts that the nested training arguments ask for."""
+    variables = json.loads(args.mlpo.chat_template_kwargs or "{}")
+    template = load_template(args.mlpo.template)
+    return PromptRenderer(tokenizer, template, prompt_budget(args), args.mlpo.show, chat_template_kwargs=variables)
+
+
+def select_rows(dataset, renderer: PromptRenderer, args, evaluation: bool) -> tuple[np.ndarray, str]:
+    """Indices of the rows to train or evaluate on, and a note that counts them and those left out.
+
+    Training leaves out what too many responses get right (`--mlpo.drop_correct`), both leave out what cannot fit with
+    `--mlpo.drop_long`. Raises UserError when no row is left.
+    """
+    keep = np.ones(len(dataset), bool) if evaluation else keep_questions(dataset, args.mlpo.drop_correct)
+    left_out = []
+    if easy := len(dataset) - int(keep.sum()):
+        left_out.append(f"{easy} with at least {args.mlpo.drop_correct:.0%} of responses correct (--mlpo.drop_correct)")
+    if args.mlpo.drop_long and (long := [row for row, _ in too_long(dataset, keep, renderer, args, evaluation)]):
+        keep[long] = False
+        left_out.append(f"{len(long)} too long for --data.max_len (--mlpo.drop_long)")
+    reasons = ", ".join(left_out) or "none"
+    if not keep.any():
+        raise UserError(f"no question is left of {len(dataset)}; left out: {reasons}")
+    return np.flatnonzero(keep), f"{int(keep.sum())} of {len(dataset)} questions; left out: {reasons}"
+
+
+def too_long(
+    dataset, keep: np.ndarray, renderer: PromptRenderer, args, evaluation: bool
+) -> Iterator[tuple[int, UserError]]:
+    """Rows marked in `keep` whose leader prompt cannot fit however its responses are cut, each with the reason."""
+    sizes = agents_by_row(dataset)[1].sum(axis=1)
+    if most := parse_team_size(args.mlpo.team_size)[1]:
+        sizes[:] = most
+    if args.mlpo.solo_fraction >= 1 and not evaluation:
+        sizes[:] = 0
+    questions = (text for batch in dataset.select_columns(["question"]).iter(1000) for text in batch["question"])
+    for row, (question, size) in enumerate(zip(questions, sizes.tolist())):
+        try:
+            if keep[row]:
+                renderer.check_fits(question, size)
+        except UserError as error:
+            yield row, error
+
+
+def agents_by_row(dataset) -> tuple[list[str], np.ndarray]:
+    """The names of a pool's agents, and which of them responded to which question: booleans, (rows, agents)."""
+    columns: dict[str, int] = {}
+    rows, agents = [np.zeros(0, int)], [np.zeros(0, int)]
+    start = 0
+    for batch in dataset.select_columns(["responses"]).with_format("arrow").iter(batch_size=20_000):
+        lists = batch["responses"].combine_chunks()
+        names = pc.struct_field(lists.flatten(), "agent").dictionary_encode()
+        places = [columns.setdefault(name, len(columns)) for name in names.dictionary.to_pylist()]
+        rows.append(start + pc.list_parent_indices(lists).to_numpy())
+        agents.append(np.array(places, int)[names.indices.to_numpy()])
+        start += len(lists)
+    responded = np.zeros((len(dataset), len(columns)), bool)
+    responded[np.concatenate(rows), np.concatenate(agents)] = True
+    team = sorted(columns)
+    return team, responded[:, [columns[name] for name in team]]
+
+
 def check_columns(columns: Sequence[str], path: str) -> None:
     """Raise UserError unless these are the columns of a pool."""
     if missing := [name for name in POOL_COLUMNS if name not in columns]:
@@ -126,26 +187,3 @@ def check_columns(columns: Sequence[str], path: str) -> None:
             f"{path}: column {missing[0]!r} is missing (found {', '.join(columns)}); a pool is made by "
             "python3 -m openrlhf_mlpo.cli.sample_team"
         )
-
-
-def check_dataset(dataset, tokenizer, args, path: str) -> None:
-    """Find, before any engine starts, what would stop a run hours later. Raises UserError.
-
-    Team size, that every question fits its budget, and that every agent answered every question.
-    """
-    check_columns(dataset.column_names, path)
-    if not len(dataset):
-        raise UserError(f"{path}: the pool has no questions")
-    agents = Counter(response["agent"] for response in dataset[0]["responses"])
-    if args.mlpo.team_size > len(agents):
-        raise UserError(
-            f"--mlpo.team_size {args.mlpo.team_size}: the team of {path} has {len(agents)} agents "
-            f"({', '.join(sorted(agents))})"
-        )
-    renderer = PromptRenderer(tokenizer, load_template(args.mlpo.template), prompt_budget(args), show=args.mlpo.show)
-    team_size = args.mlpo.team_size or len(agents)
-    for number, question in enumerate(dataset["question"], 1):
-        try:
-            renderer.check_fits(question, team_size)
-        except UserError as error:
-            raise UserError(f"{path}: row {number}: {error}") from None

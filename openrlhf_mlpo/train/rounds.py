@@ -27,7 +27,6 @@ from openrlhf_mlpo.rounds import Player, agent_player, timed
 from openrlhf_mlpo.team import load_team
 from openrlhf_mlpo.train.dataset import make_label
 
-CARRY = ("balanced", "sampled")
 VERIFY_THREADS = 4
 
 

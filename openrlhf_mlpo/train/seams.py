@@ -1,56 +1,180 @@
-"""The one file that knows where OpenRLHF 0.11.2 can be extended; `tests/test_register.py` checks every seam.
+"""Every point of contact with OpenRLHF: what we replace, what we rely on, and whether it is still there.
 
 OpenRLHF has no plugin interface, but its entry point looks its classes up when it runs. Nothing installed is edited:
-names in already imported modules are pointed at our subclasses, in the driver (`register`) and in the Ray actors that
-build datasets, generators and losses (`use_team_data`, and the classes of `openrlhf_mlpo.trainer`).
+names in already imported modules are pointed at our subclasses. A version is accepted by its seams, not by its number.
+Imports nothing of ours, so that every other module may import it.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import importlib.metadata
+import importlib.util
 import itertools
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.train.checkpoints import check_checkpoint
-
-OPENRLHF_VERSION = "0.11.2"
+TESTED_VERSION = OPENRLHF_VERSION = "0.11.2"
+SUPPORTED = ">=0.11.2,<0.12"
 TRAIN_MODULE = "openrlhf.cli.train_ppo_ray"
-ESTIMATORS = ("dr_grpo", "group_norm", "rloo", "reinforce_baseline")
-LOSS_NORMS = ("constant", "token-mean", "seq-mean-token-mean")
+_TRAINER, _ASYNC = "openrlhf.trainer.ppo_trainer", "openrlhf.trainer.ppo_trainer_async"
+_GENERATOR, _ACTOR = "openrlhf.trainer.ppo_utils.samples_generator", "openrlhf.trainer.ray.ppo_actor"
 
-# Module and name of everything that is replaced or subclassed, for the seam tests and the documentation.
+# Module and name of everything that is replaced or subclassed, and who looks it up.
 SEAMS = {
-    ("openrlhf.trainer.ppo_trainer", "PPOTrainer"): "looked up by train() for synchronous runs",
-    (
-        "openrlhf.trainer.ppo_trainer",
-        "PromptDataset",
-    ): "built by prepare_datasets(), training set first, then evaluation",
-    ("openrlhf.trainer.ppo_trainer", "SamplesGenerator"): "built by PPOTrainer.__init__",
-    ("openrlhf.trainer.ppo_trainer_async", "PPOTrainerAsync"): "looked up by train() for asynchronous runs",
-    ("openrlhf.trainer.ppo_trainer_async", "GenerateSamplesActor"): "built by PPOTrainerAsync.__init__",
-    ("openrlhf.trainer.ppo_trainer_async", "TrainingActor"): "built by PPOTrainerAsync.__init__",
-    ("openrlhf.trainer.ppo_trainer_async", "SamplesGenerator"): "built by GenerateSamplesActor.__init__",
-    ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor"): "imported by train_ppo_ray when it is loaded",
-    ("openrlhf.trainer.ray.ppo_actor", "ActorPPOTrainer"): "built by PolicyModelActor.init_model_from_pretrained",
+    (TRAIN_MODULE, "PolicyModelActor"): "handed to RayActorGroup by train()",
+    (_TRAINER, "PPOTrainer"): "looked up by train() for synchronous runs",
+    (_TRAINER, "PromptDataset"): "built by prepare_datasets(), training set first, then evaluation",
+    (_TRAINER, "SamplesGenerator"): "built by PPOTrainer.__init__",
+    (_ASYNC, "PPOTrainerAsync"): "looked up by train() for asynchronous runs",
+    (_ASYNC, "GenerateSamplesActor"): "built by PPOTrainerAsync.__init__",
+    (_ASYNC, "TrainingActor"): "built by PPOTrainerAsync.__init__",
+    (_ASYNC, "SamplesGenerator"): "built by GenerateSamplesActor.__init__",
+    (_ACTOR, "PolicyModelActor"): "imported by train_ppo_ray when it is loaded",
+    (_ACTOR, "ActorPPOTrainer"): "built by PolicyModelActor.init_model_from_pretrained",
 }
+# Parameters of what we override or call, in their order; with "…" at the end, others may follow.
+SIGNATURES = {
+    (TRAIN_MODULE, "train"): "args",
+    ("openrlhf.utils.config", "hierarchize"): "args …",
+    ("openrlhf.utils.loss_utils", "get_loss_batch_info"): "strategy loss_mask replay_buffer step dynamic_batch …",
+    ("openrlhf.datasets.prompts_dataset", "PromptDataset.__init__"): "self dataset tokenizer strategy input_template",
+    (_TRAINER, "prepare_datasets"): "strategy tokenizer",
+    (_TRAINER, "BasePPOTrainer._compute_rollout_stats"): "self experiences",
+    (_TRAINER, "BasePPOTrainer.init_checkpoint_states"): "self",
+    (_TRAINER, "PPOTrainer.__init__"): "self pretrain strategy …",
+    (_ASYNC, "GenerateSamplesActor.__init__"): "self pretrain strategy …",
+    (_ASYNC, "GenerateSamplesActor.fit"): "self episode total_consumed_prompts",
+    (_ASYNC, "PPOTrainerAsync.__init__"): "self …",
+    (_GENERATOR, "SamplesGenerator.generate_samples"): "self generate_kwargs",
+    (_GENERATOR, "SamplesGenerator.generate_eval_samples"): "self generate_kwargs",
+    (_GENERATOR, "SamplesGenerator._generate_vllm"): (
+        "self dataloader_iter num_prompts dynamic_filtering generate_kwargs"
+    ),
+    (_ACTOR, "ActorPPOTrainer.training_step"): "self experience kl_ctl step loss_batch_info",
+    (_ACTOR, "ActorPPOTrainer.broadcast_to_vllm"): "self",
+    (_ACTOR, "PolicyModelActor.init_model_from_pretrained"): "self strategy …",
+    (_ACTOR, "PolicyModelActor.save_checkpoint"): "self …",
+}
+# What our code reads of their objects.
+ATTRIBUTES = {
+    ("openrlhf.trainer.ppo_utils.experience", "Experience"): "sequences action_mask labels scores info",
+    (_GENERATOR, "SamplesGenerator"): "args tokenizer prompts_dataloader _dataloader_iter",
+    (_TRAINER, "PPOTrainer"): "samples_generator",
+    (_ASYNC, "GenerateSamplesActor"): "samples_generator",
+    (_ACTOR, "ActorPPOTrainer"): "args strategy actor replay_buffer",
+}
+# Flags of train_ppo_ray that our checks and classes read; releases do rename some.
+FLAGS = (
+    "actor.loss_agg_mode actor.model_name_or_path actor.policy_loss_type algo.advantage.estimator ckpt.load_enable "
+    "ckpt.path data.max_len data.max_samples data.prompt_dataset data.prompt_probs data.prompt_split ds.load_in_4bit "
+    "ds.lora.rank ds.tensor_parallel_size ds.zero_stage eval.dataset eval.split reward.remote_url rollout.batch_size "
+    "rollout.max_new_tokens rollout.n_samples_per_prompt rollout.vllm_generate_batch_size train.batch_size "
+    "train.dynamic_batch_enable train.max_epochs train.num_episodes train.partial_rollout_enable train.seed "
+    "vllm.num_engines"
+).split()
+
+
+class SeamError(Exception):
+    """OpenRLHF is missing, too old or too new, or a seam moved; the message is one line for the user."""
 
 
 def check_version() -> None:
-    """Raise UserError unless the OpenRLHF this release was written for is installed."""
+    """Raise SeamError unless an OpenRLHF is installed that can be extended; warn once of a version not tested."""
+    fix = f"run: pip install openrlhf=={TESTED_VERSION}"
     try:
         installed = importlib.metadata.version("openrlhf")
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"openrlhf is not installed; run: pip install openrlhf=={OPENRLHF_VERSION}") from None
-    if installed != OPENRLHF_VERSION:
-        raise UserError(
-            f"openrlhf {installed} is installed, but this release extends {OPENRLHF_VERSION} only; run: "
-            f"pip install openrlhf=={OPENRLHF_VERSION}"
-        )
+        raise SeamError(f"openrlhf is not installed; {fix}") from None
+    from packaging.specifiers import SpecifierSet
+
+    if not SpecifierSet(SUPPORTED).contains(installed, prereleases=True):
+        raise SeamError(f"openrlhf {installed} is installed, but this release extends {SUPPORTED}; {fix}")
+    if moved := problems():
+        raise SeamError(f"openrlhf {installed} cannot be extended: {'; '.join(moved)}; {fix}")
+    if installed != TESTED_VERSION:
+        untested = f"openrlhf {installed} was not tested with this release ({TESTED_VERSION} was)"
+        print(f"warning: {untested}; what it extends is all there", file=sys.stderr)
+
+
+def problems() -> list[str]:
+    """What moved in the installed OpenRLHF, one line a seam; nothing is imported, so this takes milliseconds."""
+    return [*_missing_names(), *_changed_signatures(), *_missing_attributes(), *_other_moves()]
+
+
+def _missing_names() -> Iterator[str]:
+    for (module, name), why in SEAMS.items():
+        body = _tree(module).body
+        defined = {node.name for node in body if isinstance(node, ast.ClassDef)}
+        imported = {alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        if name not in defined | imported:
+            yield f"{module} has no {name} ({why})"
+
+
+def _changed_signatures() -> Iterator[str]:
+    for (module, name), wanted in SIGNATURES.items():
+        function = _find(module, name)
+        if not isinstance(function, ast.FunctionDef):
+            yield f"{module} has no {name}({wanted.replace(' ', ', ')})"
+            continue
+        groups = function.args
+        given = [arg.arg for arg in (*groups.posonlyargs, *groups.args, *groups.kwonlyargs)]
+        given += [arg.arg for arg in (groups.vararg, groups.kwarg) if arg]
+        names = wanted.removesuffix("…").split()
+        if given[: len(names)] != names or (given != names and not wanted.endswith("…")):
+            yield f"{module}.{name} takes ({', '.join(given)}), not ({wanted.replace(' ', ', ')})"
+
+
+def _missing_attributes() -> Iterator[str]:
+    for (module, name), wanted in ATTRIBUTES.items():
+        owner = _find(module, name)
+        nodes = list(ast.walk(owner)) if owner else []
+        known = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+        known |= {
+            node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+        yield from (f"{module}.{name} has no {attribute}" for attribute in wanted.split() if attribute not in known)
+
+
+def _other_moves() -> Iterator[str]:
+    """Flags, and the two places whose order of events we rely on."""
+    entry = ast.dump(_tree(TRAIN_MODULE))
+    yield from (f"train_ppo_ray has no --{flag}" for flag in FLAGS if f"'--{flag}'" not in entry)
+    train = _find(TRAIN_MODULE, "train")
+    imports = [node for node in ast.walk(train) if isinstance(node, ast.ImportFrom)] if train else []
+    looked_up = {(node.module, alias.name) for node in imports for alias in node.names}
+    for module, name in ((_TRAINER, "PPOTrainer"), (_ASYNC, "PPOTrainerAsync")):
+        if (module, name) not in looked_up:
+            yield f"{TRAIN_MODULE}.train does not import {name} of {module} when it is called"
+    prepare = _find(_TRAINER, "prepare_datasets")
+    calls = [n for n in ast.walk(prepare) if isinstance(n, ast.Call)] if prepare else []
+    built = [ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "PromptDataset" and call.args]
+    if built != ["train_data", "eval_data"]:
+        yield f"{_TRAINER}.prepare_datasets builds PromptDataset from ({', '.join(built)}), not (train_data, eval_data)"
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    """The source of one of OpenRLHF's modules, parsed; empty when there is none."""
+    package = importlib.util.find_spec("openrlhf")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder).joinpath(*module.split(".")[1:]).with_suffix(".py")
+        if path.is_file():
+            return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.Module([], [])
+
+
+def _find(module: str, name: str) -> ast.AST | None:
+    """The class or function (`Class.method`) of that name at the top of a module."""
+    node: ast.AST | None = _tree(module)
+    for part in name.split("."):
+        kinds = (ast.ClassDef, ast.FunctionDef)
+        inside = getattr(node, "body", ())
+        node = next((child for child in inside if isinstance(child, kinds) and child.name == part), None)
+    return node
 
 
 def plain_class(actor_class) -> type:
@@ -58,49 +182,8 @@ def plain_class(actor_class) -> type:
     return actor_class.__ray_metadata__.modified_class
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the `--mlpo.*` flags to OpenRLHF's parser."""
-    group = parser.add_argument_group("MLPO", "train a leader on prompts that carry a frozen team's responses")
-    group.add_argument(
-        "--mlpo.pool",
-        default=None,
-        metavar="DIR[,DIR…]",
-        help="pool(s) made by openrlhf_mlpo.cli.sample_team, in place of --data.prompt_dataset; several are mixed as "
-        "--data.prompt_probs says. Without it this is stock train_ppo_ray. --eval.dataset then takes a pool as well",
-    )
-    group.add_argument(
-        "--mlpo.template", default="chat", help="prompt template: chat, compact, or a YAML file (default: chat)"
-    )
-    group.add_argument(
-        "--mlpo.team_size", type=int, default=0, help="agents per draw, chosen at random; 0 = the pool's whole team"
-    )
-    group.add_argument(
-        "--mlpo.solo_fraction", type=float, default=0.0, help="share of prompts without a team, 0 to 1 (default: 0)"
-    )
-    group.add_argument(
-        "--mlpo.show",
-        choices=("full", "answer"),
-        default="full",
-        help="what the leader sees of each response: all of it, or its final answer only (default: full)",
-    )
-    group.add_argument(
-        "--mlpo.drop_correct",
-        type=float,
-        default=0.75,
-        help="leave out questions of which at least this share of responses is correct (default: 0.75, as in the "
-        "paper); above 1 = keep all",
-    )
-    group.add_argument(
-        "--mlpo.loss_norm",
-        choices=LOSS_NORMS,
-        default="constant",
-        help="what the summed token loss of an optimizer step is divided by: constant = samples x max_new_tokens "
-        "(Dr. GRPO), or one of OpenRLHF's --actor.loss_agg_mode (default: constant)",
-    )
-
-
 def extend_parsers(extend: Callable[[argparse.ArgumentParser], None], check: Callable | None = None) -> None:
-    """Let `extend(parser)` add to, and `check(nested_args)` refuse, what OpenRLHF's entry points parse.
+    """Let `extend(parser)` add to, and `check(parser, parsed)` refuse, what OpenRLHF's entry points parse.
 
     They build their parser inside `if __name__ == "__main__"` and pass the result to `hierarchize`, so the one place
     to reach it is `ArgumentParser.parse_args` itself; the replacement lasts for one call.
@@ -119,123 +202,30 @@ def extend_parsers(extend: Callable[[argparse.ArgumentParser], None], check: Cal
     argparse.ArgumentParser.parse_args = parse_args
 
 
-def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-    """Settle and check what the flags say before anything starts; raises UserError. `parsed` is still flat."""
-    args = vars(parsed)
-    given = given_flags(parser)
-    if not args["mlpo.pool"]:
-        if stray := sorted(flag for flag in given if flag.startswith("mlpo.")):
-            raise UserError(f"--{stray[0]} has no effect without --mlpo.pool")
-        return
-    if "data.prompt_dataset" in given:
-        raise UserError("--data.prompt_dataset and --mlpo.pool exclude each other: the pool holds the questions")
-    for flag in ("data.input_template", "data.apply_chat_template", "train.agent_func_path"):
-        if flag in given:
-            raise UserError(f"--{flag} has no effect with --mlpo.pool, which renders its prompts itself; leave it out")
-    if not args["actor.model_name_or_path"]:
-        raise UserError("--actor.model_name_or_path is missing: name the leader")
-    if not args["reward.remote_url"]:
-        raise UserError("--reward.remote_url is missing: name a reward file, such as reward_fns/auto_reward.py")
-    for path in args["reward.remote_url"].split(","):
-        if path.endswith(".py") and not os.path.isfile(path):
-            raise UserError(f"--reward.remote_url {path}: no such file")
-    if "algo.advantage.estimator" not in given:
-        args["algo.advantage.estimator"] = "dr_grpo"
-    if args["algo.advantage.estimator"] not in ESTIMATORS:
-        raise UserError(
-            f"--algo.advantage.estimator {args['algo.advantage.estimator']}: MLPO compares samples of one prompt and "
-            f"has no value network; use one of {', '.join(ESTIMATORS)}"
-        )
-    if args["rollout.n_samples_per_prompt"] < 2:
-        raise UserError("--rollout.n_samples_per_prompt must be at least 2: the baseline is the mean of a group")
-    if not 0 <= args["mlpo.solo_fraction"] <= 1:
-        raise UserError(f"--mlpo.solo_fraction must be between 0 and 1, not {args['mlpo.solo_fraction']}")
-    if args["mlpo.team_size"] < 0:
-        raise UserError(f"--mlpo.team_size must be 0 (whole team) or more, not {args['mlpo.team_size']}")
-    if args["mlpo.drop_correct"] <= 0:
-        raise UserError("--mlpo.drop_correct must be above 0: 0 would leave out every question")
-    if args["mlpo.loss_norm"] != "constant":
-        if "actor.loss_agg_mode" in given and args["actor.loss_agg_mode"] != args["mlpo.loss_norm"]:
-            raise UserError("--actor.loss_agg_mode and --mlpo.loss_norm contradict each other; give one of them")
-        args["actor.loss_agg_mode"] = args["mlpo.loss_norm"]
-    elif "actor.loss_agg_mode" in given or args["actor.policy_loss_type"] == "gspo":
-        other = "--actor.policy_loss_type gspo" if args["actor.policy_loss_type"] == "gspo" else "--actor.loss_agg_mode"
-        raise UserError(f"{other} needs --mlpo.loss_norm seq-mean-token-mean or token-mean: its default is constant")
-    if args["rollout.max_new_tokens"] is not None and args["rollout.max_new_tokens"] >= args["data.max_len"]:
-        raise UserError(
-            f"--rollout.max_new_tokens {args['rollout.max_new_tokens']} leaves no room for a prompt in --data.max_len "
-            f"{args['data.max_len']}, which counts prompt and response together"
-        )
-    if args["rollout.max_new_tokens"] is None:
-        raise UserError("--rollout.max_new_tokens is missing: it sets how much of --data.max_len a prompt may take")
-    if args["ds.lora.rank"] and (args["ds.zero_stage"] > 2 or args["ds.tensor_parallel_size"] > 1):
-        raise UserError(
-            "--ds.lora.rank needs --ds.zero_stage 2 or less and no --ds.tensor_parallel_size: adapters are "
-            "merged on each GPU before vLLM gets the weights"
-        )
-    if args["ds.load_in_4bit"]:
-        raise UserError("--ds.load_in_4bit: vLLM cannot take 4-bit weights from training; leave it out")
-    args["data.prompt_dataset"] = args["mlpo.pool"]
-    _check_pools(parsed)
-    if args["ckpt.load_enable"]:
-        check_checkpoint(args["ckpt.path"])
-
-
-def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> set[str]:
-    """Names (without dashes) of the flags that stand on the command line, abbreviations resolved."""
-    words = {word.split("=", 1)[0] for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")}
-    options = {option: action.dest for action in parser._actions for option in action.option_strings}
-    return {options[o] for w in words for o in options if o == w or (w not in options and o.startswith(w))}
-
-
-def _check_pools(parsed: argparse.Namespace) -> None:
-    from openrlhf.utils.config import hierarchize
-    from transformers import AutoTokenizer
-
-    from openrlhf_mlpo.pool.format import open_pool
-    from openrlhf_mlpo.train.dataset import check_dataset
-
-    args = hierarchize(parsed)
-    model = args.actor.model_name_or_path
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--actor.model_name_or_path {model}: {str(error).splitlines()[0]}") from None
-    for paths in (args.mlpo.pool, args.eval.dataset):
-        for path in (paths or "").split(","):
-            if path:
-                check_dataset(open_pool(path.strip()), tokenizer, args, path.strip())
-
-
-def register() -> None:
-    """Point OpenRLHF's entry point at the MLPO classes, in the driver process."""
+def register(trainer: type, trainer_async: type, policy: type) -> None:
+    """Point OpenRLHF's entry point at these classes, in the driver process."""
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
     import ray
 
-    from openrlhf_mlpo.train import trainer
-
-    ppo_trainer.PPOTrainer = ray.remote(trainer.MLPOTrainer)
-    ppo_trainer_async.PPOTrainerAsync = ray.remote(trainer.MLPOTrainerAsync)
-    ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(trainer.MLPOPolicyModelActor)
+    ppo_trainer.PPOTrainer = ray.remote(trainer)
+    ppo_trainer_async.PPOTrainerAsync = ray.remote(trainer_async)
+    ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(policy)
     # train_ppo_ray runs as __main__ and imported this name when it was loaded, before it parsed its flags.
     entry_point = sys.modules["__main__"]
     if hasattr(entry_point, "PolicyModelActor"):
         entry_point.PolicyModelActor = ppo_actor.PolicyModelActor
 
 
-def use_team_data(args) -> None:
-    """Make OpenRLHF build team prompts and MLPO rollouts, in the Ray actor that is about to build its datasets."""
+def register_data(dataset: Callable, generator: type) -> None:
+    """Make OpenRLHF build these, in the Ray actor that is about to build its datasets.
+
+    `dataset` gets `evaluation=True` for the second set that `prepare_datasets` builds, and those after it.
+    """
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
-    import transformers
 
-    from openrlhf_mlpo.train.dataset import TeamPromptDataset
-    from openrlhf_mlpo.train.trainer import MLPOSamplesGenerator
-
-    # OpenRLHF leaves this process unseeded; the order of prompts should follow --train.seed.
-    transformers.set_seed(args.train.seed)
-    built = itertools.count()  # prepare_datasets builds the training set first, then the evaluation set
-    ppo_trainer.PromptDataset = lambda *a, **k: TeamPromptDataset(*a, **k, evaluation=next(built) > 0)
-    ppo_trainer.SamplesGenerator = ppo_trainer_async.SamplesGenerator = MLPOSamplesGenerator
+    built = itertools.count()
+    ppo_trainer.PromptDataset = lambda *args, **kwargs: dataset(*args, **kwargs, evaluation=next(built) > 0)
+    ppo_trainer.SamplesGenerator = ppo_trainer_async.SamplesGenerator = generator

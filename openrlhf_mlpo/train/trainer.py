@@ -1,7 +1,7 @@
 """MLPO in OpenRLHF's trainers: Dr. GRPO's loss normaliser, draws that follow the episode, leader-team metrics.
 
 Everything else (rollouts, advantages `R - mean(R)`, clipping, KL, checkpoints, logging) is OpenRLHF's own. Each class
-here extends the OpenRLHF class of the same role; `openrlhf_mlpo.register` puts them in place.
+here extends the OpenRLHF class of the same role; `register` and `use_team_data` put them in place.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import openrlhf.trainer.ppo_trainer as ppo_trainer
 import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
 import openrlhf.trainer.ray.ppo_actor as ppo_actor
 import ray
+import transformers
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.utils.loss_utils import get_loss_batch_info
 
 from openrlhf_mlpo.train import seams
+from openrlhf_mlpo.train.dataset import TeamPromptDataset
 from openrlhf_mlpo.train.lora import merged_actor
 from openrlhf_mlpo.train.rounds import LaterRounds, State, label_of, open_team, round_counts
 
@@ -200,7 +202,7 @@ class MLPOTrainer(_LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
     """OpenRLHF's synchronous trainer on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
-        seams.use_team_data(strategy.args)
+        use_team_data(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
 
     def init_checkpoint_states(self):
@@ -213,7 +215,7 @@ class MLPOGenerateSamplesActor(seams.plain_class(ppo_trainer_async.GenerateSampl
     """OpenRLHF's asynchronous rollout side on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
-        seams.use_team_data(strategy.args)
+        use_team_data(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
 
     def fit(self, episode, total_consumed_prompts):
@@ -252,3 +254,15 @@ class MLPOPolicyModelActor(seams.plain_class(ppo_actor.PolicyModelActor)):
                 f"saving a checkpoint to {path} failed, where {free:.1f} GiB are free; the states saved before are "
                 "whole: make room, then start the same command with --ckpt.load_enable"
             ) from error
+
+
+def register() -> None:
+    """Have OpenRLHF's entry point start these trainers, in the driver process."""
+    seams.register(MLPOTrainer, MLPOTrainerAsync, MLPOPolicyModelActor)
+
+
+def use_team_data(args) -> None:
+    """Have OpenRLHF build team prompts and MLPO rollouts, in the Ray actor that is about to build its datasets."""
+    # OpenRLHF leaves this process unseeded; the order of prompts should follow --train.seed.
+    transformers.set_seed(args.train.seed)
+    seams.register_data(TeamPromptDataset, MLPOSamplesGenerator)

@@ -1,0 +1,134 @@
+"""What a training command opens: leader, pools and checkpoint, each found faulty before any engine starts.
+
+OpenRLHF and vLLM would open them minutes or hours later, in a worker and with a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import get_dataset_split_names
+from transformers import AutoTokenizer
+
+from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.pool.draw import parse_team_size
+from openrlhf_mlpo.pool.format import open_pool
+from openrlhf_mlpo.prompts.chat_template import PINNED_DATE, prints_date
+from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.team import load_team
+from openrlhf_mlpo.train.checkpoints import check_checkpoint
+from openrlhf_mlpo.train.dataset import (
+    POOL_COLUMNS,
+    RESPONSE_FIELDS,
+    agents_by_row,
+    check_columns,
+    make_renderer,
+    select_rows,
+    too_long,
+)
+
+
+def check_files(args: SimpleNamespace) -> int:
+    """Open the leader's tokenizer, the pools and the checkpoint, as OpenRLHF will.
+
+    Returns how many questions there are to train on. Raises UserError for the first mistake.
+    """
+    model = args.actor.model_name_or_path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--actor.model_name_or_path {model}: {str(error).splitlines()[0]}") from None
+    renderer = make_renderer(tokenizer, args)
+    if prints_date(tokenizer, renderer.chat_template_kwargs):
+        print(f"note: the chat template of {model} prints the date; all prompts say {PINNED_DATE:%d %b %Y}", flush=True)
+    questions = _check_pools(renderer, args, args.mlpo.pool, "--data.prompt_split")
+    if args.eval.dataset:
+        _check_pools(renderer, args, args.eval.dataset, "--eval.split")
+    if args.ckpt.load_enable:
+        check_checkpoint(args.ckpt.path)
+    return questions
+
+
+def _check_pools(renderer, args: SimpleNamespace, paths: str, split_flag: str) -> int:
+    """Check each pool of `--mlpo.pool` or `--eval.dataset`; returns how many questions OpenRLHF will take of them."""
+    evaluation = split_flag == "--eval.split"
+    split = args.eval.split if evaluation else args.data.prompt_split
+    questions, left = 0, args.data.max_samples
+    for path in map(str.strip, paths.split(",")):
+        pool = open_pool(path)
+        if split not in (splits := get_dataset_split_names(path)):
+            raise UserError(f"{split_flag} {split}: {path} has no such split, it has {', '.join(splits)}")
+        pool = pool.select(range(min(left, len(pool))))
+        questions += check_dataset(pool, renderer, args, path, evaluation)
+        if evaluation or args.data.prompt_probs is None:  # else --data.max_samples counts for each pool
+            left -= len(pool)
+        if not left:
+            break
+    return questions
+
+
+def check_dataset(dataset, renderer: PromptRenderer, args, path: str, evaluation: bool = False) -> int:
+    """Find, before any engine starts, what would stop a run hours later; returns how many questions will be used.
+
+    Raises UserError for a row that lacks a value or an agent, for too small a team, for a question that cannot fit
+    (unless `--mlpo.drop_long` leaves it out), and when no question is left.
+    """
+    check_columns(dataset.column_names, path)
+    if not len(dataset):
+        raise UserError(f"{path}: the pool has no questions")
+    _check_values(dataset, path)
+    team, responded = agents_by_row(dataset)
+    if (gaps := np.argwhere(~responded)).size or not team:
+        row, missing = gaps[0].tolist() if team else (0, None)
+        raise UserError(
+            f"{path}: row {row + 1} has no response of {team[missing] if team else 'any agent'}"
+            f" ({(~responded).any(axis=1).sum()} such rows); sample the pool again or leave such rows out"
+        )
+    fewest = min(len(responses) for batch in dataset.iter(1000) for responses in batch["responses"])
+    if parse_team_size(args.mlpo.team_size)[1] > fewest:
+        raise UserError(
+            f"--mlpo.team_size {args.mlpo.team_size}: {path} holds {fewest} responses to a question, of {len(team)} "
+            f"agents ({', '.join(team)})"
+        )
+    if args.mlpo.rounds > 1 and (unknown := sorted(set(team) - {agent.name for agent in load_team(args.mlpo.team)})):
+        raise UserError(
+            f"--mlpo.team {args.mlpo.team} has no agent {unknown[0]!r}, whose responses {path} holds; name the team "
+            "file that the pool was sampled with"
+        )
+    try:
+        rows, _ = select_rows(dataset, renderer, args, evaluation)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    keep = np.zeros(len(dataset), bool)
+    keep[rows] = True
+    if not args.mlpo.drop_long and (long := list(too_long(dataset, keep, renderer, args, evaluation))):
+        row, error = long[0]
+        raise UserError(f"{path}: row {row + 1}: {error}, or leave out {len(long)} such rows with --mlpo.drop_long")
+    return len(rows)
+
+
+def _check_values(dataset, path: str) -> None:
+    """Raise UserError for the first row of a pool with a null where a prompt or a label needs a value."""
+    records = getattr(dataset.data.schema.field("responses").type, "value_type", None)
+    fields = {field.name for field in records} if records is not None and pa.types.is_struct(records) else set()
+    if missing := [name for name in RESPONSE_FIELDS if name not in fields]:
+        raise UserError(f"{path}: column 'responses' must be a list of records that have {', '.join(missing)} too")
+    done = 0
+    for batch in dataset.select_columns(list(POOL_COLUMNS)).with_format("arrow").iter(batch_size=20_000):
+        lists = batch["responses"].combine_chunks()
+        rows = pc.list_parent_indices(lists).to_numpy()
+        for name in POOL_COLUMNS:
+            _no_null(batch[name].combine_chunks(), range(done, done + len(lists)), path, name)
+        for name in ("agent", "text", "correct"):  # an answer may be null: none could be extracted
+            _no_null(pc.struct_field(lists.flatten(), name), rows + done, path, f"a response with {name}")
+        done += len(lists)
+
+
+def _no_null(values: pa.Array, rows: Sequence[int], path: str, what: str) -> None:
+    if values.null_count:
+        row = int(rows[int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))])
+        raise UserError(f"{path}: row {row + 1}: {what} is null; fix the row or leave it out")
