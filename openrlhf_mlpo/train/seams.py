@@ -89,6 +89,8 @@ def check_version() -> None:
     if not SpecifierSet(SUPPORTED).contains(installed, prereleases=True):
         raise SeamError(f"openrlhf {installed} is installed, but this release extends {SUPPORTED}; {fix}")
     if moved := problems():
+        if installed == TESTED_VERSION:  # somebody changed its files
+            fix = fix.replace("install", "install --force-reinstall --no-deps")
         raise SeamError(f"openrlhf {installed} cannot be extended: {'; '.join(moved)}; {fix}")
     if installed != TESTED_VERSION:
         untested = f"openrlhf {installed} was not tested with this release ({TESTED_VERSION} was)"
