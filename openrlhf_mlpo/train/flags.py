@@ -1,7 +1,7 @@
 """The `--mlpo.*` flags, and what is checked of a training command before anything starts.
 
 Defaults are settled first; then `CHECKS` is a table of what must not be, and all conflicts come in one message. What
-opens files is in `inputs`. To add a flag: one `add_argument`, a row of `CHECKS` per way to get it wrong, a test of each.
+opens files is in `inputs`. To add a flag: an `add_argument`, a row of `CHECKS` per way to get it wrong, a test of each.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from openrlhf_mlpo.train.paths import path_problems, reward_problems
 ESTIMATORS = ("dr_grpo", "group_norm", "rloo", "reinforce_baseline")
 LOSS_NORMS = ("constant", "token-mean", "seq-mean-token-mean")
 
-# Flags of OpenRLHF that do nothing beside --mlpo.pool (a name that ends in "." stands for all that begin with it), and
-# why. Given all the same, somebody expects something of them.
+# Flags of OpenRLHF that do nothing beside --mlpo.pool ("critic" is all of --critic.*), and why. They are refused, as
+# whoever gives one expects something of it.
 _PROMPTS = "the pool holds the questions, and --mlpo.template makes the prompts"
 IGNORED = {
     "data.prompt_dataset": "the pool holds the questions",
@@ -33,7 +33,7 @@ IGNORED = {
     "data.max_images_per_prompt": "prompts are text",
     "train.agent_func_path": "it would take the place of the reward file",
     "reward.model_name_or_path": "--reward.remote_url gives the rewards",
-    "critic.": "MLPO has no value network",
+    "critic": "MLPO has no value network",
 }
 
 Check = tuple[Callable[[SimpleNamespace], object], str]
@@ -210,7 +210,7 @@ def conflicts(args: SimpleNamespace) -> Iterator[str]:
     """Everything wrong with settled, nested arguments, one line each; no pool and no model is opened."""
     for ignored, why in IGNORED.items():
         for flag in sorted(args.given):
-            if flag == ignored or (ignored.endswith(".") and flag.startswith(ignored)):
+            if f"{flag}.".startswith(f"{ignored}."):
                 yield f"--{flag} has no effect with --mlpo.pool: {why}; leave it out"
     yield from (message.format(**vars(args)) for wrong, message in CHECKS if wrong(args))
     yield from path_problems("--mlpo.pool", args.mlpo.pool)

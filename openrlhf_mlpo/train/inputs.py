@@ -96,15 +96,13 @@ def check_dataset(dataset, renderer: PromptRenderer, args, path: str, evaluation
             f"--mlpo.team_size {args.mlpo.team_size}: the team of {path} has {len(team)} agents ({', '.join(team)})"
         )
     try:
-        rows, _ = select_rows(dataset, renderer, args, evaluation)
+        keep, _ = select_rows(dataset, renderer, args, evaluation)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    keep = np.zeros(len(dataset), bool)
-    keep[rows] = True
     if not args.mlpo.drop_long and (long := list(too_long(dataset, keep, renderer, args, evaluation))):
         row, error = long[0]
         raise UserError(f"{path}: row {row + 1}: {error}, or leave out {len(long)} such rows with --mlpo.drop_long")
-    return len(rows)
+    return int(keep.sum())
 
 
 def _check_values(dataset, path: str) -> None:

@@ -42,6 +42,7 @@ SIGNATURES = {
     ("openrlhf.utils.config", "hierarchize"): "args …",
     ("openrlhf.utils.loss_utils", "get_loss_batch_info"): "strategy loss_mask replay_buffer step dynamic_batch …",
     ("openrlhf.datasets.prompts_dataset", "PromptDataset.__init__"): "self dataset tokenizer strategy input_template",
+    ("openrlhf.datasets.prompts_dataset", "PromptDataset.collate_fn"): "self item_list",
     (_TRAINER, "prepare_datasets"): "strategy tokenizer",
     (_TRAINER, "BasePPOTrainer._compute_rollout_stats"): "self experiences",
     (_TRAINER, "BasePPOTrainer.init_checkpoint_states"): "self",
