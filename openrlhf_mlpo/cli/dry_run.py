@@ -261,7 +261,7 @@ def _openrlhf_stops(found: Checked) -> Iterator[Any]:
     stop.remote.side_effect = Enough
     for target, stand_in in (
         ("openrlhf.utils.get_strategy", strategy),
-        ("openrlhf_mlpo.train.inputs.check_files", lambda _args: 10**9),
+        ("openrlhf_mlpo.train.inputs.check_files", nothing),
         ("openrlhf_mlpo.train.seams.register", registered),
         ("ray.is_initialized", lambda: True),
         ("ray.get", nothing),

@@ -19,10 +19,10 @@ def main() -> None:
     flags.check_openrlhf()
 
     def check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-        flags.check_arguments(parser, parsed)
-        if vars(parsed)["mlpo.pool"]:
-            from openrlhf_mlpo.train import trainer  # its classes extend OpenRLHF's, which take seconds to import
+        if args := flags.check_arguments(parser, parsed):
+            from openrlhf_mlpo.train import inputs, trainer  # take seconds to import
 
+            inputs.check_files(args)
             trainer.register()
 
     run_module(seams.TRAIN_MODULE, sys.argv[1:], extend=flags.add_arguments, check=check)

@@ -17,8 +17,8 @@ ESTIMATORS = ("dr_grpo", "group_norm", "rloo", "reinforce_baseline")
 CARRY = ("balanced", "sampled")
 LOSS_NORMS = ("constant", "token-mean", "seq-mean-token-mean")
 
-# Flags of OpenRLHF that do nothing beside --mlpo.pool (a name that ends in "." stands for all that begin with it), and
-# why. Given all the same, somebody expects something of them.
+# Flags of OpenRLHF that do nothing beside --mlpo.pool ("critic" is all of --critic.*), and why. They are refused, as
+# whoever gives one expects something of it.
 _PROMPTS = "the pool holds the questions, and --mlpo.template makes the prompts"
 IGNORED = {
     "data.prompt_dataset": "the pool holds the questions",
@@ -30,7 +30,7 @@ IGNORED = {
     "data.max_images_per_prompt": "prompts are text",
     "train.agent_func_path": "it would take the place of the reward file",
     "reward.model_name_or_path": "--reward.remote_url gives the rewards",
-    "critic.": "MLPO has no value network",
+    "critic": "MLPO has no value network",
 }
 
 Check = tuple[Callable[[SimpleNamespace], object], str]
@@ -143,7 +143,7 @@ def conflicts(args: SimpleNamespace) -> Iterator[str]:
     """Everything wrong with settled, nested arguments, one line each; no pool and no model is opened."""
     for ignored, why in IGNORED.items():
         for flag in sorted(args.given):
-            if flag == ignored or (ignored.endswith(".") and flag.startswith(ignored)):
+            if f"{flag}.".startswith(f"{ignored}."):
                 yield f"--{flag} has no effect with --mlpo.pool: {why}; leave it out"
     yield from (message.format(**vars(args)) for wrong, message in CHECKS if wrong(args))
     yield from path_problems("--mlpo.pool", args.mlpo.pool)

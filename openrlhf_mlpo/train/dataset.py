@@ -49,7 +49,8 @@ class TeamPromptDataset(PromptDataset):
         self.renderer = make_renderer(tokenizer, args)
         self.dataset = dataset
         self._arrow = dataset.with_format("arrow")
-        self.rows, note = select_rows(dataset, self.renderer, args, evaluation)
+        keep, note = select_rows(dataset, self.renderer, args, evaluation)
+        self.rows = np.flatnonzero(keep)
         if strategy.is_rank_0():
             print(f"{'evaluation' if evaluation else 'training'}: {note}")
         # Shared memory, so that data loader workers see the episode too.
@@ -126,7 +127,7 @@ def make_renderer(tokenizer, args) -> PromptRenderer:
 
 
 def select_rows(dataset, renderer: PromptRenderer, args, evaluation: bool) -> tuple[np.ndarray, str]:
-    """Indices of the rows to train or evaluate on, and a note that counts them and those left out.
+    """Which rows to train or evaluate on, as booleans, and a note that counts them and those left out.
 
     Training leaves out what too many responses get right (`--mlpo.drop_correct`), both leave out what cannot fit with
     `--mlpo.drop_long`. Raises UserError when no row is left.
@@ -140,8 +141,8 @@ def select_rows(dataset, renderer: PromptRenderer, args, evaluation: bool) -> tu
         left_out.append(f"{len(long)} too long for --data.max_len (--mlpo.drop_long)")
     reasons = ", ".join(left_out) or "none"
     if not keep.any():
-        raise UserError(f"no question is left of {len(dataset)}; left out: {reasons}")
-    return np.flatnonzero(keep), f"{int(keep.sum())} of {len(dataset)} questions; left out: {reasons}"
+        raise UserError(f"no question is left of {len(dataset)}; left out: {reasons}; raise that limit")
+    return keep, f"{int(keep.sum())} of {len(dataset)} questions; left out: {reasons}"
 
 
 def too_long(

@@ -1,7 +1,8 @@
 """The `--mlpo.*` flags, and what is checked of a training command before anything starts.
 
-Defaults are settled first; then `checks.CHECKS` is a table of what must not be, and all conflicts come in one message;
-files are opened last. To add a flag: one `add_argument`, one row of `CHECKS` per way to get it wrong, one test of each.
+Defaults are settled first; then `checks.CHECKS` is a table of what must not be, and all conflicts come in one message.
+What opens files is in `inputs`. To add a flag: an `add_argument`, a row of `CHECKS` per way to get it wrong, a test of
+each.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.train import seams
-from openrlhf_mlpo.train.checks import CARRY, LOSS_NORMS, conflicts, samples_at_once
+from openrlhf_mlpo.train.checks import CARRY, LOSS_NORMS, conflicts
 
 
 def check_openrlhf() -> None:
@@ -115,36 +116,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace, files: bool = True) -> None:
-    """Settle and check what the flags say before anything starts. `parsed` is still flat; it is changed in place.
+def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> SimpleNamespace | None:
+    """Settle (in `parsed`, which is flat) and check what the flags say; opens neither model nor pools.
 
-    `files=False` leaves out what opens the model, pools and checkpoint. Raises UserError with all conflicts at once.
+    Returns the arguments as OpenRLHF nests them; None without `--mlpo.pool`. Raises UserError with all conflicts.
     """
+    from openrlhf.utils.config import hierarchize
+
     given = given_flags(parser)
     if not vars(parsed)["mlpo.pool"]:
         if stray := sorted(flag for flag in given if flag.startswith("mlpo.")):
             verb = "have" if len(stray) > 1 else "has"
             raise UserError(f"{', '.join(f'--{flag}' for flag in stray)} {verb} no effect without --mlpo.pool")
-        return
+        return None
     settle(vars(parsed), given)
-    args = nested(parsed)
+    args = hierarchize(parsed)
     args.given = given
     problems = list(conflicts(args))
     if len(problems) > 1:
         raise UserError(f"{len(problems)} mistakes: " + "; ".join(f"({i}) {p}" for i, p in enumerate(problems, 1)))
     if problems:
         raise UserError(problems[0])
-    if not files:
-        return
-    from openrlhf_mlpo.train import inputs  # imports torch and OpenRLHF
-
-    questions, n = inputs.check_files(args), args.rollout.n_samples_per_prompt
-    # A mixture repeats questions until the last pool is used up: at least as many.
-    if args.data.prompt_probs is None and samples_at_once(args, questions) < args.train.batch_size:
-        raise UserError(
-            f"--train.batch_size {args.train.batch_size}: the {questions} questions of {args.mlpo.pool} x {n} samples "
-            f"are {questions * n} and never fill one optimizer step; lower it, or use more questions"
-        )
+    return args
 
 
 def settle(args: dict, given: set[str]) -> None:
@@ -162,10 +155,3 @@ def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None = None) 
     words = {word.split("=", 1)[0] for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")}
     options = {option: action.dest for action in parser._actions for option in action.option_strings}
     return {options[o] for w in words for o in options if o == w or (w not in options and o.startswith(w))}
-
-
-def nested(parsed: argparse.Namespace) -> SimpleNamespace:
-    """The arguments as OpenRLHF nests them."""
-    from openrlhf.utils.config import hierarchize
-
-    return hierarchize(parsed)

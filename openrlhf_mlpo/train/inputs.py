@@ -5,6 +5,7 @@ OpenRLHF and vLLM would open them minutes or hours later, in a worker and with a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from openrlhf_mlpo.prompts.chat_template import PINNED_DATE, prints_date
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.team import load_team
 from openrlhf_mlpo.train.checkpoints import check_checkpoint
+from openrlhf_mlpo.train.checks import samples_at_once
 from openrlhf_mlpo.train.dataset import (
     POOL_COLUMNS,
     RESPONSE_FIELDS,
@@ -32,25 +34,28 @@ from openrlhf_mlpo.train.dataset import (
 )
 
 
-def check_files(args: SimpleNamespace) -> int:
-    """Open the leader's tokenizer, the pools and the checkpoint, as OpenRLHF will.
-
-    Returns how many questions there are to train on. Raises UserError for the first mistake.
-    """
-    model = args.actor.model_name_or_path
+def check_files(args: SimpleNamespace) -> None:
+    """Open the leader's tokenizer, the pools and the checkpoint, as OpenRLHF will. Raises UserError."""
+    model, n = args.actor.model_name_or_path, args.rollout.n_samples_per_prompt
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True)
     except (OSError, ValueError) as error:
         raise UserError(f"--actor.model_name_or_path {model}: {str(error).splitlines()[0]}") from None
     renderer = make_renderer(tokenizer, args)
     if prints_date(tokenizer, renderer.chat_template_kwargs):
-        print(f"note: the chat template of {model} prints the date; all prompts say {PINNED_DATE:%d %b %Y}", flush=True)
+        note = f"the chat template of {model} prints the date; all prompts say {PINNED_DATE:%d %b %Y}"
+        print(f"note: {note}, so that a resumed run sees the same ones", file=sys.stderr)
     questions = _check_pools(renderer, args, args.mlpo.pool, "--data.prompt_split")
+    # A mixture repeats questions until its last pool is used up: there are at least as many.
+    if args.data.prompt_probs is None and samples_at_once(args, questions) < args.train.batch_size:
+        raise UserError(
+            f"--train.batch_size {args.train.batch_size}: the {questions} questions of {args.mlpo.pool} x {n} samples "
+            f"are {questions * n} and never fill one optimizer step; lower it, or use more questions"
+        )
     if args.eval.dataset:
         _check_pools(renderer, args, args.eval.dataset, "--eval.split")
     if args.ckpt.load_enable:
         check_checkpoint(args.ckpt.path)
-    return questions
 
 
 def _check_pools(renderer, args: SimpleNamespace, paths: str, split_flag: str) -> int:
@@ -100,15 +105,13 @@ def check_dataset(dataset, renderer: PromptRenderer, args, path: str, evaluation
             "file that the pool was sampled with"
         )
     try:
-        rows, _ = select_rows(dataset, renderer, args, evaluation)
+        keep, _ = select_rows(dataset, renderer, args, evaluation)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    keep = np.zeros(len(dataset), bool)
-    keep[rows] = True
     if not args.mlpo.drop_long and (long := list(too_long(dataset, keep, renderer, args, evaluation))):
         row, error = long[0]
         raise UserError(f"{path}: row {row + 1}: {error}, or leave out {len(long)} such rows with --mlpo.drop_long")
-    return len(rows)
+    return int(keep.sum())
 
 
 def _check_values(dataset, path: str) -> None:

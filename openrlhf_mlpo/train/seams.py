@@ -42,6 +42,7 @@ SIGNATURES = {
     ("openrlhf.utils.config", "hierarchize"): "args …",
     ("openrlhf.utils.loss_utils", "get_loss_batch_info"): "strategy loss_mask replay_buffer step dynamic_batch …",
     ("openrlhf.datasets.prompts_dataset", "PromptDataset.__init__"): "self dataset tokenizer strategy input_template",
+    ("openrlhf.datasets.prompts_dataset", "PromptDataset.collate_fn"): "self item_list",
     (_TRAINER, "prepare_datasets"): "strategy tokenizer",
     (_TRAINER, "BasePPOTrainer._compute_rollout_stats"): "self experiences",
     (_TRAINER, "BasePPOTrainer.init_checkpoint_states"): "self",
@@ -94,6 +95,8 @@ def check_version() -> None:
     if not SpecifierSet(SUPPORTED).contains(installed, prereleases=True):
         raise SeamError(f"openrlhf {installed} is installed, but this release extends {SUPPORTED}; {fix}")
     if moved := problems():
+        if installed == TESTED_VERSION:  # somebody changed its files
+            fix = fix.replace("install", "install --force-reinstall --no-deps")
         raise SeamError(f"openrlhf {installed} cannot be extended: {'; '.join(moved)}; {fix}")
     if installed != TESTED_VERSION:
         untested = f"openrlhf {installed} was not tested with this release ({TESTED_VERSION} was)"
