@@ -14,7 +14,7 @@ from openrlhf_mlpo.verify.extract import clean
 
 _NOUN = r"(?:the |my |our )?(?:(?:final|correct|best|right|most likely) )*(?:answer|option|choice)"
 _LEAD_IN = re.compile(
-    r"(?:(?:so|thus|hence|therefore|finally|i think|i believe|it is|it's|i choose|i pick|i select)\b[,:]? ?|"
+    r"(?:(?:so|thus|hence|therefore|finally|i think|i believe|i choose|i pick|i select)\b[,:]? ?|"
     rf"{_NOUN}(?: is| would be| should be| must be|:| =|(?= [(\[]?[A-Za-z][)\].,:]?(?: |$)))[: ]*)+",
     re.IGNORECASE,
 )
@@ -36,10 +36,14 @@ _DENIAL = re.compile(r"\b(?:not|never|except|neither|nor)\b|n't\b", re.IGNORECAS
 _MARKS = " .;,:\"'"
 
 
+def _unmarked(text: str) -> str:
+    """The text without LaTeX text markup, `$` and `*`."""
+    return re.sub(r"\$|\*|\\[()\[\]]", "", _MARKUP.sub(r"\1", text)).strip()
+
+
 def bare(text: str) -> str:
-    """The text without LaTeX text markup, `$`, `*`, or a sentence such as "The answer is" around."""
-    text = _MARKUP.sub(r"\1", text)
-    text = re.sub(r"\$|\*|\\[()\[\]]", "", text).strip()
+    """The text without markup, or a sentence such as "The answer is" around."""
+    text = _unmarked(text)
     lead = _LEAD_IN.match(text)
     if lead and lead.end() < len(text):
         text = text[lead.end() :].strip()
@@ -72,15 +76,19 @@ def letter(answer: str, choices: Sequence[str] = ()) -> str | None:
         name = alone[1].upper()
         return name if not choices or _index(name) < len(choices) else _by_text(text, choices)
     if choices:
-        return _by_text(text, choices) or _by_letter_and_text(text, choices)
+        return _by_text(_unmarked(answer), choices) or _by_text(text, choices) or _by_letter_and_text(text, choices)
     first, last = _LETTER_FIRST.fullmatch(text), _LETTER_LAST.fullmatch(text)
     if first and not first["blank"]:
         rest = first["text"]
-        if not _ONLY_NAMES.fullmatch(rest) and not _NAMED.search(rest):
+        if not _only_names(rest) and not _NAMED.search(rest):
             return (first["in"] or first["before"] or first["mark"]).upper()
-    elif last and not _NAMED.search(last["text"]) and not _ONLY_NAMES.fullmatch(last["text"]) and not _DENIAL.search(text):
+    elif last and not _NAMED.search(last["text"]) and not _only_names(last["text"]) and not _DENIAL.search(text):
         return last["name"]
     return None
+
+
+def _only_names(text: str) -> bool:
+    return bool(_ONLY_NAMES.fullmatch(text)) and not re.search(r"[a-z]\(", text)
 
 
 def gold_letter(gold: str, choices: Sequence[str] = ()) -> str | None:
@@ -96,11 +104,11 @@ def _index(name: str) -> int:
 
 
 def _by_text(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the one choice with this text; upper and lower case count where choices differ in nothing else."""
-    keys = [_key(bare(clean(without_letter(choice)))) for choice in choices]
-    wanted = _key(text)
-    for given, options in ((wanted, keys), (wanted.casefold(), [key.casefold() for key in keys])):
-        same = [index for index, option in enumerate(options) if option and option == given]
+    """The letter of the one choice with this text: letter by letter, else in any case, else in any notation."""
+    options = [_unmarked(clean(without_letter(choice))) for choice in choices]
+    for form in (str.strip, fold, _key, lambda each: _key(each).casefold()):
+        wanted = form(text)
+        same = [index for index, option in enumerate(options) if wanted and form(option) == wanted]
         if same:
             return chr(ord("A") + same[0]) if len(same) == 1 else None
     return None
@@ -119,7 +127,7 @@ def _by_letter_and_text(text: str, choices: Sequence[str]) -> str | None:
 
 
 def _same_option(text: str, choice: str) -> bool:
-    return _key(bare(text)).casefold() == _key(bare(clean(without_letter(choice)))).casefold()
+    return _by_text(text, [choice]) is not None
 
 
 def without_letter(choice: str) -> str:

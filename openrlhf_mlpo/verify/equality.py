@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 MAX_ANSWER = 1000  # characters; the longest MATH golds have about 150
 MAX_DEPTH = 40  # of nested braces and brackets
 
-_SEPARATE_NUMBERS = re.compile(r"[\d}]\s+\d|\d\}?\{\d")
+_SEPARATE_NUMBERS = re.compile(r"\d\}?\s+\{?\d|\d\}?\{\d")
+_MONOMIAL = re.compile(r"-?[\d.,/]+(?:\s?[A-Za-z])+")
 _LETTERS = re.compile(r"[A-Za-z]")
 _NESTED_LIST = re.compile(r"[\[{(]\s*[\[({][^\[\](){}]*[\])}](?:\s*,\s*[\[({][^\[\](){}]*[\])}])*\s*[\])}]")
 _DEPTH_STEP = {"{": 1, "(": 1, "[": 1, "}": -1, ")": -1, "]": -1}
@@ -65,13 +66,14 @@ def equal(gold: str, answer: str) -> bool | None:
     """Whether `answer` equals `gold`; None when math-verify could not decide within its limits. Never raises."""
     if len(answer) > max(MAX_ANSWER, 2 * len(gold)):
         return False
+    said = answer
     (gold, gold_is_math), (answer, answer_is_math) = form(gold, True), form(answer)
     if not gold or not answer:
         return False
     if gold == answer or tight(gold) == tight(answer):
         return True
     if not (gold_is_math and answer_is_math):
-        return _equal_words(gold, answer)
+        return _equal_words(gold, answer) or not gold_is_math and _equal_words(gold, latex.notation(said))
     gold, answer = _of_one_kind(gold, answer)
     verdict = numbers.decide(gold, answer)
     if verdict is None and _refused(gold, answer):
@@ -89,7 +91,7 @@ def _equal_words(gold: str, answer: str) -> bool:
 
 def _of_one_kind(gold: str, answer: str) -> Pair:
     """The answer written as the gold is, where only the gold can say how it is meant."""
-    if answer[-1:].isalpha() and not _LETTERS.search(gold):
+    if _LETTERS.search(answer) and not _LETTERS.search(gold):
         answer = prose.letter_unit(answer)
     if "matrix}" in gold and _NESTED_LIST.fullmatch(answer):
         rows = re.findall(r"[\[({]([^\[\](){}]*)[\])}]", answer[1:-1])
@@ -104,6 +106,9 @@ def _refused(gold: str, answer: str) -> bool:
     """Whether the shape alone makes the answer wrong: several numbers in a row, a bare word, nothing to be computed."""
     if _SEPARATE_NUMBERS.search(_no_commands(answer)) and not _SEPARATE_NUMBERS.search(_no_commands(gold)):
         return True  # latex2sympy adds them up: "1 2 3" would pay for 6
+    for one, other in ((gold, answer), (answer, gold)):
+        if _MONOMIAL.fullmatch(one) and not _LETTERS.search(other):
+            return True  # math-verify takes some letters for units: "5m" would pay for 5, and "15 ab" for 15
     return hopeless(answer) or hopeless(gold)
 
 

@@ -57,6 +57,7 @@ _LATEX_RULES = _rules(
     (r"\\(?:color|textcolor)\s*\{[^{}]*\}", ""),
     (r"\\(?:boxed|fbox|text|textbf|textit|textrm|textsf|texttt|textnormal|emph|mbox|hbox|mathrm|mathbf|mathit|mathsf"
      r"|mathnormal|boldsymbol|bm|bf|rm|it|underline|operatorname)\s*(?=\{)", r"\\text"),
+    (r"(?<=[\d)}%])\s*\\text\{\s*[mgLlshNJWVAKCF](?:\s*/\s*[a-z]{1,3})?(?:\s*\^\s*\{?\d\}?)?\s*\}(?:\s*\^\s*(?:\d|\{\d\}))?", ""),
     (r"(?<=[\^_])\s*\\text\{([^{}]*)\}", r"{\1}"),
     (r"\\(?:bf|rm|it)(?![A-Za-z])\s*", ""),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -81,11 +82,11 @@ _LATEX_RULES = _rules(
     (r"\s*\\(pm|mp)\s*(?![A-Za-z])", r"\\\1 "),
     (r"(?<=\S)\\pm ", r" \\pm "),
 )  # fmt: skip
+_BOLD = re.compile(r"(?<!\w)\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)")
 _TEXT = re.compile(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}")
 _LONE_BRACES = re.compile(r"(?<![A-Za-z}\]^_\\\d])\s*\{(-?[\d.,]+)\}")
 
 _PLAIN_RULES = _rules(
-    (r"(?<!\w)\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)", r"\1"),
     (r"\*\*", "^"),
     (r"\s*\*\s*", r" \\cdot "),
     (r"<=|=<", r"\\le "),
@@ -119,6 +120,8 @@ def notation(text: str) -> str:
         return text
     if not text.isascii():
         text = _from_unicode(text)
+    if "**" in text:
+        text = _BOLD.sub(r"\1", text)
     if "$" in text:
         text = re.sub(r"(?<!\\)\$", " ", text)
     if "\\" in text or "~" in text or "{" in text:

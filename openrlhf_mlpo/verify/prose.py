@@ -60,6 +60,7 @@ _UNIT = re.compile(
 _PER_UNIT = re.compile(rf"(?<=[\d)}}])\s*/\s*(?P<unit>{_UNIT_WORD})\s*$")
 _COUNTED = re.compile(r"(?<![\w.^{/])(-?\d[\d,]*(?:\.\d+)?)(?:\s+|-)([a-z]+)\b(?!['’])")
 _DEGREES = re.compile(r"(?<=[\d)}])\s*(?:degrees?|deg)\b(?:\s*(?:Celsius|Fahrenheit|[CF])\b)?")
+_LETTER_UNIT = re.compile(rf"(.*[\d)}}])\s?[{''.join(sorted(_LETTER_UNITS))}]{_NAMED_POWER}(?:\s*/\s*[a-z]{{1,3}}{_NAMED_POWER})?")
 _ASIDE = re.compile(r"\(\s*[A-Za-z][A-Za-z' -]{2,60}\)")
 
 
@@ -92,7 +93,7 @@ def answer_of(text: str, gold: bool = False) -> tuple[str, bool]:
     return _unpunctuated("".join(token for _, token in segment)), False
 
 
-_DENIED = re.compile(r"\b(?:not|never|no|wrong|incorrect)\b|n't\b", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:not|never|no|wrong|incorrect|lambda|eval|print|import|def)\b|n't\b", re.IGNORECASE)
 
 
 def _is_spoken(match: re.Match[str]) -> bool:
@@ -125,10 +126,12 @@ def _segment(tokens: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
             parts[-1].append((kind, token))
     if len(parts) == 1:
         return parts[0]
-    if any(map(_holds_math, parts[1:-1])) or any(token == "." for _, token in parts[0][:-1]):
+    if any(map(_holds_math, parts[1:-1])):
         return None
-    if _holds_math(parts[-1]) or not _holds_math(parts[0]):
+    if not _holds_math(parts[0]):
         return parts[-1]
+    if _holds_math(parts[-1]):  # `The sum of 3 numbers is 12`, but not `I have 3. It is 12`
+        return None if any(token == "." for _, token in parts[0]) else parts[-1]
     return parts[0] if len(parts) == 2 else None
 
 
@@ -242,8 +245,8 @@ def _is_unit(word: str) -> bool:
 
 
 def letter_unit(text: str) -> str:
-    """The value before a unit of one letter (`5 m`): right only where the gold answer holds no letter."""
-    match = re.fullmatch(rf"(.*[\d)}}])\s?[{''.join(sorted(_LETTER_UNITS))}]{_NAMED_POWER}(?:\s*/\s*[a-z]{_NAMED_POWER})?", text)
+    """The value before a unit of one letter (`5 m`, `5 m/s^2`): right only where the gold answer holds no letter."""
+    match = _LETTER_UNIT.fullmatch(text)
     return match[1] if match else text
 
 

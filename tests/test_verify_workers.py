@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openrlhf_mlpo.verify import is_correct, maths, pool, worker
+from openrlhf_mlpo.verify import equality, is_correct, worker, workers
 
 ROOT = Path(__file__).parents[1]
 ENDLESS = r"\int_0^1 \sin(x^x)/x^x dx"
@@ -24,7 +24,7 @@ ENDLESS = r"\int_0^1 \sin(x^x)/x^x dx"
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "1")
     pool.run(worker.parses, "x")
-    maths.forget()
+    equality.forget()
 
 
 def test_time_limit_counts_from_the_start_of_the_check() -> None:
