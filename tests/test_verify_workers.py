@@ -1,7 +1,8 @@
-"""The worker processes: limits, replacement, and what happens to them when their parent forks or dies."""
+"""The worker processes: limits in processor time, replacement, busy machines, and what happens when their parent forks or dies."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,62 +15,111 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openrlhf_mlpo.verify import equality, is_correct, worker, workers
+from openrlhf_mlpo.verify import equality, is_correct, reward, verify_response, workers
 
 ROOT = Path(__file__).parents[1]
 ENDLESS = r"\int_0^1 \sin(x^x)/x^x dx"
+# Right answers of mixed kinds, each of which only math-verify decides.
+RIGHT = [
+    ("x^2-9", "(x-3)(x+3)"), ("36", r"\binom{9}{2}"), (r"\frac{\sqrt{3}}{2}", r"\sin(\pi/3)"), ("720", "6!"),
+    ("(-1, 2)", "( -1 , 4/2 )"), ("2x+6", "2(x+3)"), (r"\sqrt{18}", r"3\sqrt{2}"), ("55", r"\sum_{k=1}^{10} k"),
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "1")
-    pool.run(worker.parses, "x")
+    workers.run("parses", "x")
     equality.forget()
 
 
-def test_time_limit_counts_from_the_start_of_the_check() -> None:
-    with ThreadPoolExecutor(32) as threads:  # two workers: most of these wait far longer than they run
-        jobs = [threads.submit(pool.run, time.sleep, 0.3) for _ in range(16)]
-        assert [job.result() for job in jobs] == [None] * 16
+def _spin() -> None:
+    while True:
+        pass
 
 
-def test_worker_past_the_limit_is_killed_and_replaced() -> None:
+@pytest.fixture
+def busy_machine():
+    loops = [multiprocessing.get_context("spawn").Process(target=_spin, daemon=True) for _ in range(4)]
+    for loop in loops:
+        loop.start()
+    yield
+    for loop in loops:
+        loop.kill()
+        loop.join()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("repeat", range(int(os.environ.get("MLPO_TEST_REPEATS", "3"))))
+def test_a_busy_machine_takes_no_reward_away(busy_machine: None, repeat: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLPO_VERIFY_TIMEOUT")
+    pairs = [(f"{gold}+{n}", f"{answer}+{n}") if gold[0] != "(" else (gold, f"{answer[:-1]}+{n}-{n})")
+             for n in range(8) for gold, answer in RIGHT]  # fmt: skip
+    assert len(set(pairs)) == 64
+    with ThreadPoolExecutor(64) as threads:
+        results = list(threads.map(lambda pair: reward([f"q<answer>{pair[1]}</answer>"], ["q"], [pair[0]], "math"), pairs))
+    wrong = [pair for pair, result in zip(pairs, results, strict=True) if result["scores"] != 1.0]
+    assert not wrong and not any(result["extra_logs"]["undecided"] for result in results)
+
+
+def test_limit_is_processor_time_and_kills_even_inside_one_long_c_call() -> None:
+    with pytest.raises(workers.Undecided, match="time limit") as caught:
+        workers.run("burn")
+    assert caught.value.own
+    assert workers.run("verify", "x+1", "1+x") is True
+
+
+def test_undecided_is_counted_remembered_and_said_once(caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
+    from openrlhf_mlpo.verify import rewards
+
+    monkeypatch.setattr(rewards, "_undecided", {"since": -float("inf"), "count": 0})
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            result = reward([f"q<answer>{ENDLESS}</answer>"], ["q"], ["42"], "math")
+            assert result["scores"] == 0.0 and result["extra_logs"]["undecided"] == 1.0
+        assert verify_response(f"<answer>{ENDLESS}</answer>", "42", "math").undecided
+    assert [record.name for record in caplog.records] == ["openrlhf_mlpo.verify.rewards"]
     start = time.monotonic()
-    with pytest.raises(pool.Undecided, match="time limit"):
-        pool.run(time.sleep, 60)
-    assert time.monotonic() - start < 2.0
-    assert pool.run(worker.verify, "x+1", "1+x") is True
+    assert not is_correct(ENDLESS, "42", "math")
+    assert time.monotonic() - start < 0.1  # the same verdict when asked again, at once
 
 
-def test_killed_even_inside_one_long_c_call() -> None:
-    start = time.monotonic()
-    with pytest.raises(pool.Undecided):
-        pool.run(pow, 9, 9**9)  # type: ignore[arg-type]
-    assert time.monotonic() - start < 2.0
+def test_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(workers.Undecided, match="memory limit"):
+        workers.run("hoard")
+    assert workers.run("verify", "x+1", "1+x") is True
 
 
-def test_memory_limit() -> None:
-    with pytest.raises(pool.Undecided, match="memory limit"):
-        pool.run(bytearray, 2**31)  # type: ignore[arg-type]
-    assert pool.run(worker.verify, "x+1", "1+x") is True
+def _processes() -> list[psutil.Process]:
+    """Our worker processes and what they forked."""
+    own = psutil.Process().children()
+    started = [worker.process.pid for lane in workers._lanes.values() for worker in lane.workers if worker.process]
+    ours = [process for process in own if process.pid in started]
+    return ours + [child for process in ours for child in process.children()]
 
 
-def test_a_worker_that_dies_is_replaced() -> None:
-    with pytest.raises(pool.Undecided):
-        pool.run(os._exit, 3)  # type: ignore[arg-type]
-    assert pool.run(worker.verify, "x+1", "1+x") is True
-    for process in psutil.Process().children(recursive=True):
-        if process.name() == "mlpo-verify" or "forkserver" in " ".join(process.cmdline()):
-            process.kill()  # all of them, the server too
+def test_a_worker_that_somebody_kills_is_replaced_and_its_check_asked_again() -> None:
+    for process in _processes():
+        process.kill()
     assert is_correct("1+x", "x+1", "math")
+    with ThreadPoolExecutor(1) as thread:
+        check = thread.submit(workers.run, "verify", "42", ENDLESS, expensive=True)
+        time.sleep(0.3)
+        for process in _processes():
+            process.kill()
+        with pytest.raises(workers.Undecided, match="time limit"):  # its own limit, in the replacement
+            check.result()
 
 
-def test_a_flood_of_endless_checks_does_not_queue() -> None:
-    start = time.monotonic()
-    with ThreadPoolExecutor(32) as threads:
-        jobs = [threads.submit(is_correct, ENDLESS.replace("1", str(n)), "42", "math") for n in range(32)]
-        assert not any(job.result() for job in jobs)
-    assert time.monotonic() - start < 3.0
+def test_cheap_checks_do_not_stand_behind_expensive_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "3")
+    with ThreadPoolExecutor(24) as threads:
+        hostile = [threads.submit(is_correct, ENDLESS.replace("1", str(n)), "42", "math") for n in range(8)]
+        time.sleep(0.2)
+        assert all(threads.map(lambda n: is_correct(f"{n}+x", f"x+{n}", "math"), range(16)))
+        assert not all(check.done() for check in hostile)
+        assert not any(check.result() for check in hostile)
 
 
 def test_equal_questions_at_the_same_time_are_one_check(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,30 +130,38 @@ def test_equal_questions_at_the_same_time_are_one_check(monkeypatch: pytest.Monk
         time.sleep(0.2)
         return True
 
-    monkeypatch.setattr(pool, "run", count)
+    monkeypatch.setattr(workers, "run", count)
     with ThreadPoolExecutor(16) as threads:
         assert all(threads.map(lambda _: is_correct("x+2-1", "x+1", "math"), range(16)))
     assert is_correct("x+2-1", "x+1", "math")
     assert len(asked) == 1
 
 
-def test_undecided_is_asked_once_more_and_then_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes = [pool.Busy(), pool.Undecided(), pool.Undecided()]
+def test_what_was_not_the_checks_own_fault_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = [workers.Undecided("lost", own=False), workers.Undecided("time limit", own=True)]
 
     def run(*_: object, **__: object) -> bool:
         raise outcomes.pop(0)
 
-    monkeypatch.setattr(pool, "run", run)
-    for left in (2, 1, 0, 0):
+    monkeypatch.setattr(workers, "run", run)
+    for left in (1, 0, 0):
         assert not is_correct("x+2-1", "x+1", "math")
         assert len(outcomes) == left
 
 
+def test_a_stuck_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "STUCK", 1.0)
+    for process in _processes():
+        process.suspend()
+    assert workers.run("verify", "x+1", "1+x") is True
+    workers.stop()
+
+
 def test_bad_settings_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "soon")
-    assert pool.time_limit() == 3.0
+    assert workers.time_limit() == 2.0
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "")
-    assert pool.time_limit() == 3.0
+    assert workers.time_limit() == 2.0
 
 
 def _script(tmp_path: Path, body: str) -> subprocess.Popen:
@@ -121,16 +179,36 @@ def test_main_is_not_run_again_and_exit_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are tied to their parent by a Linux call")
+def test_modules_beside_the_users_script_shadow_nothing(tmp_path: Path) -> None:
+    for name in ("signal", "math_verify", "openrlhf_mlpo"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom openrlhf_mlpo.verify import is_correct\nprint(is_correct('x+2-1', '1+x', 'math'))"
+    run = subprocess.run([sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, "-c", code],
+                         cwd=tmp_path, capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert run.stdout.strip() == "True", run.stderr
+
+
 def test_workers_go_with_a_killed_parent(tmp_path: Path) -> None:
     process = _script(tmp_path, "import time\nprint(is_correct('x+2-1', '1+x', 'math'), flush=True)\ntime.sleep(60)")
     assert process.stdout.readline().strip() == "ran" and process.stdout.readline().strip() == "True"
     children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 3
+    assert len(children) >= 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+def test_workers_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
+    body = """
+    import threading
+    thread = threading.Thread(target=lambda: print(is_correct('x+2-1', '1+x', 'math')))
+    thread.start(); thread.join()
+    import psutil
+    before = {child.pid for child in psutil.Process().children()}
+    print(is_correct('x+3-2', '1+x', 'math'), {child.pid for child in psutil.Process().children()} == before)
+    """
+    assert _script(tmp_path, body).communicate(timeout=60)[0].split() == ["ran", "True", "True", "True"]
 
 
 def test_a_forked_child_makes_its_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-r"""Check answers with math-verify: the program in each worker process, `python -m openrlhf_mlpo.verify.worker NICENESS`.
+r"""Check answers with math-verify: the program in each worker process, `python -m openrlhf_mlpo.verify.worker`.
 
 Requests and replies are JSON lines over stdin and stdout: `{"id", "command", "texts", "cpu_seconds", "memory_mb"}` gives
 `{"id", "result"}`, or `{"id", "undecided"}` where memory ran out. The process that was started loads math-verify once and
@@ -84,7 +84,12 @@ def burn() -> bool:
     return 9 ** 9**9 > 0  # one C call: no Python signal handler would ever run
 
 
-COMMANDS: dict[str, Callable[..., bool]] = {"verify": verify, "parses": parses, "burn": burn}
+def hoard() -> bool:
+    """Take more memory than any limit allows (tests)."""
+    return bool(bytearray(2**46))
+
+
+COMMANDS: dict[str, Callable[..., bool]] = {"verify": verify, "parses": parses, "burn": burn, "hoard": hoard}
 
 
 def _serve(replies: int) -> None:
@@ -121,7 +126,6 @@ def _send(replies: int, message: dict[str, Any]) -> None:
 
 def main() -> None:
     """Load math-verify, then keep one child answering."""
-    os.nice(int(sys.argv[1]))
     replies = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints gets between the replies
     logging.disable(logging.CRITICAL)

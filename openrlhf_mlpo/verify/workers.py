@@ -5,10 +5,10 @@ return or eat all memory.
 
 A verdict never depends on load. A limit counts the check's own processor time; queues and busy processors only make
 it later. Two lanes keep cheap checks from standing behind expensive ones: what looks expensive, or took more than `QUICK`
-seconds, goes to the slow lane, whose workers run at a lower priority. A worker that dies for reasons not its check's own
+seconds, goes to the slow lane. A worker that dies for reasons not its check's own
 (the system is out of memory, somebody killed it) is replaced and the check asked again.
 
-Environment: MLPO_VERIFY_TIMEOUT seconds of processor time a check may take (3); MLPO_VERIFY_WORKERS in each lane (2);
+Environment: MLPO_VERIFY_TIMEOUT seconds of processor time a check may take (2); MLPO_VERIFY_WORKERS in each lane (2);
 MLPO_VERIFY_MEMORY_MB address space of a worker (768).
 """
 
@@ -51,8 +51,7 @@ class _Gone(Exception):
 class _Worker:
     """One worker process, used by one thread at a time; started when first asked, replaced when it is gone."""
 
-    def __init__(self, niceness: int) -> None:
-        self.niceness = niceness
+    def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self.unread = b""
         self.requests = 0
@@ -118,7 +117,7 @@ class _Worker:
         self.stop()
         paths = [str(_ROOT), *(os.path.abspath(path) for path in sys.path if path)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "openrlhf_mlpo.verify.worker", str(self.niceness)],
+            [sys.executable, "-m", "openrlhf_mlpo.verify.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -163,9 +162,9 @@ def _processor_time(pid: int) -> float:
 class _Lane:
     """Some workers, and the threads that wait for one, for as long as it takes."""
 
-    def __init__(self, niceness: int) -> None:
-        self.workers = [_Worker(niceness) for _ in range(int(_number("MLPO_VERIFY_WORKERS", 2, 1)))]
-        self.idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    def __init__(self) -> None:
+        self.workers = [_Worker() for _ in range(int(_number("MLPO_VERIFY_WORKERS", 2, 1)))]
+        self.idle: queue.LifoQueue[_Worker] = queue.LifoQueue()  # a running one before one not yet started
         for worker in self.workers:
             self.idle.put(worker)
 
@@ -184,7 +183,7 @@ _lock = threading.Lock()
 def _lane(name: str) -> _Lane:
     with _lock:
         if name not in _lanes:
-            _lanes[name] = _Lane(5 if name == "slow" else 0)
+            _lanes[name] = _Lane()
         return _lanes[name]
 
 
@@ -198,7 +197,7 @@ def _number(name: str, default: float, minimum: float) -> float:
 
 def time_limit() -> float:
     """Seconds of processor time one check may take."""
-    return _number("MLPO_VERIFY_TIMEOUT", 3.0, 0.1)
+    return _number("MLPO_VERIFY_TIMEOUT", 2.0, 0.1)
 
 
 def run(command: str, *texts: str, expensive: bool = False) -> bool:
@@ -223,7 +222,7 @@ def start() -> None:
 
 def _start() -> None:
     for lane in (_lane("fast"), _lane("slow")):
-        for _ in lane.workers:  # first in, first out: each worker gets one
+        for _ in lane.workers:  # at the same time: each worker gets one
             threading.Thread(target=_warm, args=(lane,), daemon=True).start()
 
 

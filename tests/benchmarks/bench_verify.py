@@ -151,6 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.ERROR)
     samples = batch(args.problems, args.samples, args.seed)
+    workers.start()
     workers.run("parses", "x")
     workers.run("parses", "x", expensive=True)
     time.sleep(2)  # let all workers come up
