@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -63,9 +64,33 @@ def test_a_busy_machine_takes_no_reward_away(busy_machine: None, repeat: int, mo
     assert not wrong and not any(result["extra_logs"]["undecided"] for result in results)
 
 
-def test_limit_is_processor_time_and_kills_even_inside_one_long_c_call() -> None:
+@pytest.mark.parametrize(("command", "reply"), [("burn", {"died": signal.SIGPROF}), ("hoard", {"undecided": "memory limit"}),
+                                              ("exit", {"died": -7})])  # fmt: skip
+def test_what_a_check_does_to_its_worker_is_said_and_the_next_check_runs(command: str, reply: dict) -> None:
+    code = """if True:
+        import os
+        from openrlhf_mlpo.verify import worker
+        worker.COMMANDS["burn"] = lambda: 9**9**9 > 0   # one long C call: a Python signal handler would never run
+        worker.COMMANDS["hoard"] = lambda: bool(bytearray(2**31))
+        worker.COMMANDS["exit"] = lambda: os._exit(7)
+        worker.main()
+    """
+    requests = [{"id": 1, "command": command, "texts": []}, {"id": 2, "command": "verify", "texts": ["x+1", "1+x"]}]
+    lines = [json.dumps({**request, "cpu_seconds": 1.0, "memory_mb": 768}) + "\n" for request in requests]
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(lines[0])
+        process.stdin.flush()
+        first = json.loads(process.stdout.readline())
+        process.stdin.write(lines[1])
+        process.stdin.close()
+        assert {key: first[key] for key in reply} == reply
+        assert json.loads(process.stdout.readline()) == {"id": 2, "result": True}
+    assert process.returncode == 0
+
+
+def test_time_limit_is_the_checks_own() -> None:
     with pytest.raises(workers.Undecided, match="time limit") as caught:
-        workers.run("burn")
+        workers.run("verify", "42", ENDLESS)
     assert caught.value.own
     assert workers.run("verify", "x+1", "1+x") is True
 
@@ -83,12 +108,6 @@ def test_undecided_is_counted_remembered_and_said_once(caplog: pytest.LogCapture
     start = time.monotonic()
     assert not is_correct(ENDLESS, "42", "math")
     assert time.monotonic() - start < 0.1  # the same verdict when asked again, at once
-
-
-def test_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(workers.Undecided, match="memory limit"):
-        workers.run("hoard")
-    assert workers.run("verify", "x+1", "1+x") is True
 
 
 def _processes() -> list[psutil.Process]:
@@ -113,7 +132,7 @@ def test_a_worker_that_somebody_kills_is_replaced_and_its_check_asked_again() ->
 
 
 def test_cheap_checks_do_not_stand_behind_expensive_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "3")
+    monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "1")
     with ThreadPoolExecutor(24) as threads:
         hostile = [threads.submit(is_correct, ENDLESS.replace("1", str(n)), "42", "math") for n in range(8)]
         time.sleep(0.2)

@@ -23,6 +23,8 @@ MAX_ANSWER = 1000  # characters; the longest MATH golds have about 150
 MAX_DEPTH = 40  # of nested braces and brackets
 
 _SEPARATE_NUMBERS = re.compile(r"\d\}?\s+\{?\d|\d\}?\{\d")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
+_LISTED = re.compile(r"[(\[{]|,\s")
 _MONOMIAL = re.compile(r"-?[\d.,/]+(?:\s?[A-Za-z])+")
 _LETTERS = re.compile(r"[A-Za-z]")
 _NESTED_LIST = re.compile(r"[\[{(]\s*[\[({][^\[\](){}]*[\])}](?:\s*,\s*[\[({][^\[\](){}]*[\])}])*\s*[\])}]")
@@ -47,7 +49,11 @@ def form(text: str, gold: bool = False) -> tuple[str, bool]:
     if text.isdigit() and text.isascii():
         return text, True
     core, is_math = prose.answer_of(latex.notation(text), gold)
-    return (latex.expand_plus_minus(core), True) if is_math else (core, False)
+    if not is_math:
+        return core, False
+    if "," in core and not _LISTED.search(core):
+        core = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), core)
+    return latex.expand_plus_minus(core), True
 
 
 @lru_cache(maxsize=65536)
@@ -106,6 +112,8 @@ def _refused(gold: str, answer: str) -> bool:
     """Whether the shape alone makes the answer wrong: several numbers in a row, a bare word, nothing to be computed."""
     if _SEPARATE_NUMBERS.search(_no_commands(answer)) and not _SEPARATE_NUMBERS.search(_no_commands(gold)):
         return True  # latex2sympy adds them up: "1 2 3" would pay for 6
+    if " | " in answer and " | " not in gold:
+        return True
     for one, other in ((gold, answer), (answer, gold)):
         if _MONOMIAL.fullmatch(one) and not _LETTERS.search(other):
             return True  # math-verify takes some letters for units: "5m" would pay for 5, and "15 ab" for 15

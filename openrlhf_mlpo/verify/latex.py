@@ -75,7 +75,7 @@ _LATEX_RULES = _rules(
     (r"\\frac\s*(\{[^{}]*\})\s*(\d)(?!\d)", r"\\frac\1{\2}"),
     (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
     (r"\\sqrt\s*" + _ARGUMENT.replace(r"|\{(?:[^{}]|\{[^{}]*\})*\}", ""), r"\\sqrt{\1}"),
-    (r"(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z]))(?:\s*\\?(?:text)?\s*\{?\s*[CF]\}?(?![A-Za-z]))?", r"^\\circ"),
+    (r"(?:\^\s*\{?\s*\\circ(?:\s*\})?|\\degree(?![A-Za-z]))(?:\s*\\?(?:text)?\s*\{?\s*[CF]\}?(?![A-Za-z]))?", r"^\\circ"),
     (r"\\(?:qquad|quad|enspace|thinspace|space)(?![A-Za-z])|(?<!\\)\\[,;:> ]|~", " "),
     (r"\{,\}", ","),
     (r"(\\[A-Za-z]+|[}\]])\s+(?=\{)", r"\1"),
@@ -83,7 +83,7 @@ _LATEX_RULES = _rules(
     (r"(?<=\S)\\pm ", r" \\pm "),
 )  # fmt: skip
 _BOLD = re.compile(r"(?<!\w)\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)")
-_TEXT = re.compile(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}")
+_BRACES = re.compile(r"\\text\{|\\.|[{}]", re.DOTALL)
 _LONE_BRACES = re.compile(r"(?<![A-Za-z}\]^_\\\d])\s*\{(-?[\d.,]+)\}")
 
 _PLAIN_RULES = _rules(
@@ -147,15 +147,30 @@ def _bare(argument: str) -> str:
 def _from_latex(text: str) -> str:
     for pattern, replacement in _LATEX_RULES:
         text = pattern.sub(replacement, text)
-    for _ in range(4):  # markup in markup
-        if "\\text{" not in text:
-            break
-        text = _TEXT.sub(r" \1 ", text)
+    if "\\text{" in text:
+        text = _without_markup(text)
     text = re.sub(r"(?<!\\)\\[()\[\]]", " ", text)
     for _ in range(2):
         if text.startswith("{") and text.endswith("}") and "{" not in text[1:-1] and "," not in text:
             text = text[1:-1]
     return _LONE_BRACES.sub(r" \1 ", _LONE_BRACES.sub(r" \1 ", text))
+
+
+def _without_markup(text: str) -> str:
+    r"""The text with the contents of every `\text{}` in blanks instead of the command, however deep they are."""
+    parts, is_text, position = [], [], 0
+    for token in _BRACES.finditer(text):
+        mark = token.group()
+        if mark == "}":
+            drop = bool(is_text) and is_text.pop()
+        else:
+            drop = mark == "\\text{"
+            if drop or mark == "{":
+                is_text.append(drop)
+        if drop:
+            parts += [text[position : token.start()], " "]
+            position = token.end()
+    return "".join([*parts, text[position:]])
 
 
 def _from_plain(text: str) -> str:

@@ -39,6 +39,7 @@ _SPOILING = _NUMBER_WORDS | set(_SCALES) | set(_PARTS) | {word + "s" for word in
 _LINKS = set("is are was were be equals equal get gets got obtain obtains have has gives give yields yield makes make becomes "
              "become being".split())  # fmt: skip
 _REASONS = set("because since".split())
+_ANSWER_WORDS = set("the a my our final correct right best only one answer result solution choice option".split())
 _JOINTS = set("and or".split())
 
 _TOKEN = re.compile(
@@ -61,6 +62,7 @@ _PER_UNIT = re.compile(rf"(?<=[\d)}}])\s*/\s*(?P<unit>{_UNIT_WORD})\s*$")
 _COUNTED = re.compile(r"(?<![\w.^{/])(-?\d[\d,]*(?:\.\d+)?)(?:\s+|-)([a-z]+)\b(?!['’])")
 _DEGREES = re.compile(r"(?<=[\d)}])\s*(?:degrees?|deg)\b(?:\s*(?:Celsius|Fahrenheit|[CF])\b)?")
 _LETTER_UNIT = re.compile(rf"(.*[\d)}}])\s?[{''.join(sorted(_LETTER_UNITS))}]{_NAMED_POWER}(?:\s*/\s*[a-z]{{1,3}}{_NAMED_POWER})?")
+_MARKS_AROUND = re.compile(r"^(?:\s|[:;,?]|\.(?!\d))+|(?:\s|[:.;,?])+$")
 _ASIDE = re.compile(r"\(\s*[A-Za-z][A-Za-z' -]{2,60}\)")
 
 
@@ -126,10 +128,11 @@ def _segment(tokens: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
             parts[-1].append((kind, token))
     if len(parts) == 1:
         return parts[0]
-    if any(map(_holds_math, parts[1:-1])):
+    if any(_holds_math(part) or any(kind == "math" and token.isupper() for kind, token in part) for part in parts[1:-1]):
         return None
     if not _holds_math(parts[0]):
-        return parts[-1]
+        words = {token.casefold() for kind, token in parts[-1] if kind == "word"}
+        return parts[0] if len(parts) == 2 and words and words <= _ANSWER_WORDS else parts[-1]
     if _holds_math(parts[-1]):  # `The sum of 3 numbers is 12`, but not `I have 3. It is 12`
         return None if any(token == "." for _, token in parts[0]) else parts[-1]
     return parts[0] if len(parts) == 2 else None
@@ -167,6 +170,8 @@ def _pieces(segment: list[tuple[str, str]], gold: bool) -> tuple[list[str], bool
     kept = [(piece, words) for piece, words in kept if re.search(r"[\w\\]", piece)]
     if len(kept) > 1:  # `12 for n`: a lone variable is no value beside others
         kept = [(piece, words) for piece, words in kept if not re.fullmatch(r"[A-Za-z]", piece)] or kept
+    if kept and "or" in between[-1] and not re.search(r"[\w\\]", pieces[-1]):
+        return [], False  # `12 or something else`
     if not harmless or not kept or len(kept) > _MAX_PIECES or not all(_balanced(piece) for piece, _ in kept):
         return [], False
     if gold and kept[0][1]:
@@ -185,7 +190,7 @@ def _balanced(piece: str) -> bool:
 
 def _unpunctuated(text: str) -> str:
     """Without lead-in words, currency and marks around it."""
-    text = text.strip(" .;,?\n")
+    text = _MARKS_AROUND.sub("", text)
     lead = _LEAD_IN.match(text)
     if lead and lead.end() < len(text):
         text = text[lead.end() :]
@@ -193,7 +198,7 @@ def _unpunctuated(text: str) -> str:
     text = _ASIDE.sub("", text)
     if text.endswith("\\"):
         text = text[:-1]
-    return re.sub(r"^:\s*|\s*[:.;,?]+$", "", text.strip()).strip()
+    return _MARKS_AROUND.sub("", text)
 
 
 def _counted(text: str) -> str:
@@ -233,7 +238,7 @@ def _without_units(text: str) -> str:
     if match is None:
         return text
     words = re.findall(r"[A-Za-zμ]+", match["unit"])
-    if any(word.casefold() in _SPOILING for word in words) or not _is_unit(words[0]):
+    if any(word.casefold() in _SPOILING | _JOINTS for word in words) or not _is_unit(words[0]):
         return text
     if all(is_word(word) or word in _LETTER_UNITS for word in words[1:]):
         return text[: match.end("value")].strip()

@@ -79,17 +79,7 @@ def parses(gold: str) -> bool:
         return False
 
 
-def burn() -> bool:
-    """Use processor time until killed (tests)."""
-    return 9 ** 9**9 > 0  # one C call: no Python signal handler would ever run
-
-
-def hoard() -> bool:
-    """Take more memory than any limit allows (tests)."""
-    return bool(bytearray(2**46))
-
-
-COMMANDS: dict[str, Callable[..., bool]] = {"verify": verify, "parses": parses, "burn": burn, "hoard": hoard}
+COMMANDS: dict[str, Callable[..., bool]] = {"verify": verify, "parses": parses}
 
 
 def _serve(replies: int) -> None:

@@ -26,7 +26,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class _Worker:
             if "failed" in reply:
                 self.stop()
                 raise Undecided(f"math-verify does not load: {reply['failed']}", own=False)
-            if reply.get("died") == signal.SIGPROF:
+            if reply.get("died") == signal.SIGPROF:  # the limit's signal
                 raise Undecided("time limit", own=True)
             if "died" in reply:
                 raise _Gone(f"signal {reply['died']}")
