@@ -1,4 +1,4 @@
-"""The worker processes: limits in processor time, replacement, busy machines, and what happens when their parent forks or dies."""
+"""The worker processes: processor-time limits, replacement, busy machines, forks and deaths of their parent."""
 
 from __future__ import annotations
 
@@ -59,12 +59,16 @@ def test_a_busy_machine_takes_no_reward_away(busy_machine: None, repeat: int, mo
              for n in range(8) for gold, answer in RIGHT]  # fmt: skip
     assert len(set(pairs)) == 64
     with ThreadPoolExecutor(64) as threads:
-        results = list(threads.map(lambda pair: reward([f"q<answer>{pair[1]}</answer>"], ["q"], [pair[0]], "math"), pairs))
+        calls = [
+            threads.submit(reward, [f"q<answer>{answer}</answer>"], ["q"], [gold], "math") for gold, answer in pairs
+        ]
+        results = [call.result() for call in calls]
     wrong = [pair for pair, result in zip(pairs, results, strict=True) if result["scores"] != 1.0]
     assert not wrong and not any(result["extra_logs"]["undecided"] for result in results)
 
 
-@pytest.mark.parametrize(("command", "reply"), [("burn", {"died": signal.SIGPROF}), ("hoard", {"undecided": "memory limit"}),
+@pytest.mark.parametrize(("command", "reply"), [("burn", {"died": signal.SIGPROF}), ("hoard",
+{"undecided": "memory limit"}),
                                               ("exit", {"died": -7})])  # fmt: skip
 def test_what_a_check_does_to_its_worker_is_said_and_the_next_check_runs(command: str, reply: dict) -> None:
     code = """if True:
@@ -77,7 +81,8 @@ def test_what_a_check_does_to_its_worker_is_said_and_the_next_check_runs(command
     """
     requests = [{"id": 1, "command": command, "texts": []}, {"id": 2, "command": "verify", "texts": ["x+1", "1+x"]}]
     lines = [json.dumps({**request, "cpu_seconds": 1.0, "memory_mb": 768}) + "\n" for request in requests]
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
         process.stdin.write(lines[0])
         process.stdin.flush()
         first = json.loads(process.stdout.readline())
@@ -201,9 +206,10 @@ def test_main_is_not_run_again_and_exit_leaves_nothing(tmp_path: Path) -> None:
 def test_modules_beside_the_users_script_shadow_nothing(tmp_path: Path) -> None:
     for name in ("signal", "math_verify", "openrlhf_mlpo"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom openrlhf_mlpo.verify import is_correct\nprint(is_correct('x+2-1', '1+x', 'math'))"
-    run = subprocess.run([sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, "-c", code],
-                         cwd=tmp_path, capture_output=True, text=True, timeout=60)  # fmt: skip
+    code = f"import sys; sys.path[:] = [{str(ROOT)!r}, *filter(None, sys.path)]\n"
+    code += "from openrlhf_mlpo.verify import is_correct\nprint(is_correct('x+2-1', '1+x', 'math'))"
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert run.stdout.strip() == "True", run.stderr
 
 

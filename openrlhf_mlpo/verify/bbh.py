@@ -113,6 +113,10 @@ def problem(gold: str, subtask: str | None = None, choices: Sequence[str] = ()) 
     kind = kind_of(gold, subtask, choices)
     if _expected(gold, kind, choices):
         return None
-    form = {"word": " or ".join(WORDS.get(subtask or "", ("yes", "no"))), "number": "a number",
-            "brackets": "closing brackets", "choice": f"one of the {len(choices)} choices"}.get(kind, "an answer")  # fmt: skip
-    return f"gold answer {gold!r} is not {form}, which {subtask or 'BBH'} answers with"
+    forms = {
+        "word": " or ".join(WORDS.get(subtask or "", ("yes", "no"))),
+        "number": "a number",
+        "brackets": "closing brackets",
+        "choice": f"one of the {len(choices)} choices",
+    }
+    return f"gold answer {gold!r} is not {forms.get(kind, 'an answer')}, which {subtask or 'BBH'} answers with"

@@ -19,19 +19,24 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _LEAD_OUT = re.compile(
-    r"(?<=[A-Za-z)\]]) is (?:(?:the )?(?:(?:final|correct|best|right) )*(?:answer|option|choice|one)|correct|right)\.?$",
+    r"(?<=[A-Za-z)\]]) is (?:correct|right|(?:the )?(?:(?:final|correct|best) )*(?:answer|option|choice|one))\.?$",
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textrm|boxed)\s*\{([^{}]*)\}")
 _LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:,;]?")
 _LETTER_FIRST = re.compile(
-    r"(?:[(\[]\s*(?P<in>[A-Za-z])\s*[)\]]\s*[-.:,=]?|(?P<before>[A-Za-z])\s*[).:]|(?P<mark>[A-Z])\s*[-,=]+(?= )|(?P<blank>[A-Z])(?= ))"
-    r"\s*(?P<text>\S.*)"
+    r"(?:[(\[]\s*(?P<in>[A-Za-z])\s*[)\]]\s*[-.:,=]?|(?P<before>[A-Za-z])\s*[).:]"
+    r"|(?P<mark>[A-Z])\s*[-,=]+(?= )|(?P<blank>[A-Z])(?= ))\s*(?P<text>\S.*)"
 )
 _LETTER_LAST = re.compile(r"(?P<text>.*\S)\s*[(\[]\s*(?P<name>[A-Z])\s*[)\]]\.?")
 _BRACKETS = re.compile(r"[(\[](.*)[)\]]")
-_NAMED = re.compile(r"(?<!\w)[(\[]\s*[A-Z]\s*[)\]]|\b(?:or|and|not|nor|option|choice|answer) [(\[]?[A-Z][)\]]?(?![\w'.])", re.IGNORECASE)
-_ONLY_NAMES = re.compile(r"(?:[\s(\[,;:./)\]&-]|\b(?:or|and|not|maybe|perhaps|possibly|either|both|also)\b|\b[A-Za-z]\b|[A-H]{2,})+")
+_NAMED = re.compile(
+    r"(?<!\w)[(\[]\s*[A-Z]\s*[)\]]|\b(?:or|and|not|nor|option|choice|answer) [(\[]?[A-Z][)\]]?(?![\w'.])",
+    re.IGNORECASE,
+)
+_ONLY_NAMES = re.compile(
+    r"(?:[\s(\[,;:./)\]&-]|\b(?:or|and|not|maybe|perhaps|possibly|either|both|also)\b|\b[A-Za-z]\b|[A-H]{2,})+"
+)
 _DENIAL = re.compile(r"\b(?:not|never|except|neither|nor)\b|n't\b", re.IGNORECASE)
 _MARKS = " .;,:\"'"
 
@@ -67,8 +72,8 @@ def letter(answer: str, choices: Sequence[str] = ()) -> str | None:
     """The one option an answer names, as an upper-case letter, or None.
 
     `B`, `(b)`, `b.`, `The answer is B`, the text of exactly one of `choices`, or both: `(B) its text`, `B - its text`,
-    `its text (B)`. A letter beyond the choices, a letter with another option's text, or a text that two choices share names
-    nothing.
+    `its text (B)`. A letter beyond the choices, a letter with another option's text, or a text that two choices share
+    names nothing.
     """
     text = bare(answer)
     alone = _LETTER.fullmatch(text)
@@ -80,10 +85,11 @@ def letter(answer: str, choices: Sequence[str] = ()) -> str | None:
     first, last = _LETTER_FIRST.fullmatch(text), _LETTER_LAST.fullmatch(text)
     if first and not first["blank"]:
         rest = first["text"]
-        if not _only_names(rest) and not _NAMED.search(rest):
-            return (first["in"] or first["before"] or first["mark"]).upper()
-    elif last and not _NAMED.search(last["text"]) and not _only_names(last["text"]) and not _DENIAL.search(text):
-        return last["name"]
+        name = first["in"] or first["before"] or first["mark"]
+        return None if _only_names(rest) or _NAMED.search(rest) else name.upper()
+    elif last and not _DENIAL.search(text):
+        rest = last["text"]
+        return None if _only_names(rest) or _NAMED.search(rest) else last["name"]
     return None
 
 

@@ -128,7 +128,7 @@ def _no_commands(text: str) -> str:
 def _ask(gold: str, answer: str) -> bool | None:
     """math-verify's verdict, asked once: equal pairs asked at the same time wait for one check.
 
-    A check that went past its own limits would do so again and stays undecided; any other is asked again when it comes again.
+    A check that went past its own limits would do so again and stays undecided; any other is asked again next time.
     """
     pair = (gold, answer)
     with _lock:

@@ -32,9 +32,10 @@ _BLANKS = re.compile(r"\s+")
 def response_of(query: str, prompt: str) -> str | None:
     """The response in `query` = decode(prompt tokens + response tokens); None when its start cannot be found.
 
-    `query` may differ from `prompt` in white space (word-level tokenizers) and in Unicode form (tokenizers that normalise),
-    and OpenRLHF may have cut the prompt's left end off. Tried in turn, for the prompt and its Unicode normal forms: the prompt
-    as it is, without white space, the longest end of it that `query` starts with. End-of-text tokens at the end are dropped.
+    `query` may differ from `prompt` in white space (word-level tokenizers) and in Unicode form (tokenizers that
+    normalise), and OpenRLHF may have cut the prompt's left end off. Tried in turn, for the prompt and its Unicode
+    normal forms: the prompt as it is, without white space, the longest end of it that `query` starts with. End-of-text
+    tokens at the end are dropped.
     """
     forms = [prompt]
     if not prompt.isascii():
@@ -127,7 +128,7 @@ def extract_answer(text: str, *, boxed: bool = True) -> str | None:
 
 
 def _without_thinking(text: str) -> str:
-    """What is outside `<think>…</think>`; a first `</think>` without its opening ends a thinking that the prompt opened."""
+    """What is outside `<think>…</think>`; a first `</think>` without its `<think>` ends what the prompt opened."""
     kept, start, opened = [], 0, None
     for index, tag in enumerate(_THINK.finditer(text)):
         if not tag.group(1):

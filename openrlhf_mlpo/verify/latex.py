@@ -1,40 +1,37 @@
-r"""Write one mathematics one way: Unicode, plain text and LaTeX's many spellings become the LaTeX that math-verify reads.
+r"""Write one mathematics one way: Unicode, plain text and LaTeX's many spellings become what math-verify reads.
 
-`10√2`, `10*sqrt(2)` and `10 \sqrt 2` become `10 \sqrt{2}`; `½` becomes `\frac{1}{2}`; `1\,000` becomes `1000`. Text markup
-goes and its words stay (`42\text{ cm}` becomes `42 cm`): what they mean is for `prose` to say. Every pattern is linear in
-the text.
+`10√2`, `10*sqrt(2)` and `10 \sqrt 2` become `10 \sqrt{2}`; `½` becomes `\frac{1}{2}`; `1\,000` becomes `1000`. Text
+markup goes and its words stay (`42\text{ cm}` becomes `42 cm`): what they mean is for `prose` to say.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 
 from openrlhf_mlpo.verify.extract import clean
 
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n"))
-_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ", "0123456789+-()n"))
-_SYMBOLS = {
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/", "±": r"\pm ", "∓": r"\mp ",
-    "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∞": r"\infty ",
-    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "∖": r"\setminus ", "∅": r"\emptyset ", "⊂": r"\subset ",
-    "⊆": r"\subseteq ", "∧": r"\land ", "∨": r"\lor ", "¬": r"\neg ", "⇒": r"\Rightarrow ", "→": r"\to ", "↦": r"\mapsto ",
-    "∥": r"\parallel ", "⊥": r"\perp ", "∠": r"\angle ", "△": r"\triangle ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
-    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "°": r"^\circ ",
-    "′": "'", "″": "''", "⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "…": r"\ldots ", "⌊": r"\lfloor ", "⌋": r"\rfloor ",
-    "⌈": r"\lceil ", "⌉": r"\rceil ", "µ": "μ",
-    **{char: rf"\{name} " for char, name in zip("αβγδεζηθικλμνξπρστφϕχψωΓΔΘΛΞΠΣΦΨΩ", (
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi phi chi psi omega "
-        "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega").split())},
-    **{char: rf"\frac{{{n}}}{{{d}}}" for char, n, d in (
-        ("½", 1, 2), ("⅓", 1, 3), ("⅔", 2, 3), ("¼", 1, 4), ("¾", 3, 4), ("⅕", 1, 5), ("⅖", 2, 5), ("⅗", 3, 5), ("⅘", 4, 5),
-        ("⅙", 1, 6), ("⅚", 5, 6), ("⅐", 1, 7), ("⅛", 1, 8), ("⅜", 3, 8), ("⅝", 5, 8), ("⅞", 7, 8), ("⅑", 1, 9), ("⅒", 1, 10))},
-}  # fmt: skip
-_TRANSLATION = str.maketrans(_SYMBOLS)
-_RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
-_LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
+# Each symbol with the command it stands for.
+_COMMANDS = {
+    pair[0]: rf"\{pair[1:]} "
+    for pair in (
+        "×times ·cdot ⋅cdot ∙cdot ±pm ∓mp ≤le ≥ge ⩽le ⩾ge ≠ne ≈approx ≡equiv ∞infty ∪cup ∩cap ∈in ∉notin ∖setminus "
+        "∅emptyset ⊂subset ⊆subseteq ∧land ∨lor ¬neg ⇒Rightarrow →to ↦mapsto ∥parallel ⊥perp ∠angle △triangle ∑sum ∏prod "
+        "∫int …ldots ⌊lfloor ⌋rfloor ⌈lceil ⌉rceil ℝmathbb{R} ℤmathbb{Z} ℕmathbb{N} ℚmathbb{Q} ℂmathbb{C} αalpha βbeta "
+        "γgamma δdelta εepsilon ζzeta ηeta θtheta ιiota κkappa λlambda μmu νnu ξxi πpi ρrho σsigma τtau φphi ϕphi χchi "
+        "ψpsi ωomega ΓGamma ΔDelta ΘTheta ΛLambda ΞXi ΠPi ΣSigma ΦPhi ΨPsi ΩOmega"
+    ).split()
+}
+_FRACTIONS = {  # Unicode knows that ½ is 1⁄2
+    char: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", char).split("⁄")) for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
+}
+_OTHERS = {"÷": "/", "⁄": "/", "∕": "/", "′": "'", "″": "''", "⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "°": r"^\circ "}
+_TRANSLATION = str.maketrans({**_COMMANDS, **_FRACTIONS, **_OTHERS})
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+")
+_LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ]+")
 _ROOT = re.compile(r"([√∛∜])\s*(\((?:[^()]|\([^()]*\))*\)|\d+(?:\.\d+)?|[A-Za-z]|\\[a-z]+)")
 _ROOT_ORDER = {"√": "", "∛": "[3]", "∜": "[4]"}
 
@@ -53,11 +50,13 @@ _LATEX_RULES = _rules(
     (r"\\\\\s*$", ""),
     (r"\\!", ""),
     (r"\\(?:left|right|big|Big|bigg|Bigg)[lr]?(?=\s*(?:[()\[\]|./<>]|\\[{}|]|\\langle|\\rangle))\.?", ""),
-    (r"\\(?:displaystyle|textstyle|scriptstyle|large|Large|LARGE|huge|Huge|small|normalsize|bfseries|itshape)(?![A-Za-z])\s*", ""),
+    (r"\\(?:(?:display|text|script)style|large|Large|LARGE|huge|Huge|small|normalsize|bfseries|itshape)"
+     r"(?![A-Za-z])\s*", ""),
     (r"\\(?:color|textcolor)\s*\{[^{}]*\}", ""),
     (r"\\(?:boxed|fbox|text|textbf|textit|textrm|textsf|texttt|textnormal|emph|mbox|hbox|mathrm|mathbf|mathit|mathsf"
      r"|mathnormal|boldsymbol|bm|bf|rm|it|underline|operatorname)\s*(?=\{)", r"\\text"),
-    (r"(?<=[\d)}%])\s*\\text\{\s*[mgLlshNJWVAKCF](?:\s*/\s*[a-z]{1,3})?(?:\s*\^\s*\{?\d\}?)?\s*\}(?:\s*\^\s*(?:\d|\{\d\}))?", ""),
+    (r"(?<=[\d)}%])\s*\\text\{\s*[mgLlshNJWVAKCF](?:\s*/\s*[a-z]{1,3})?(?:\s*\^\s*\{?\d\}?)?\s*\}"
+     r"(?:\s*\^\s*(?:\d|\{\d\}))?", ""),  # a unit of one letter, which is a unit for sure only in such markup
     (r"(?<=[\^_])\s*\\text\{([^{}]*)\}", r"{\1}"),
     (r"\\(?:bf|rm|it)(?![A-Za-z])\s*", ""),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -75,7 +74,8 @@ _LATEX_RULES = _rules(
     (r"\\frac\s*(\{[^{}]*\})\s*(\d)(?!\d)", r"\\frac\1{\2}"),
     (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
     (r"\\sqrt\s*" + _ARGUMENT.replace(r"|\{(?:[^{}]|\{[^{}]*\})*\}", ""), r"\\sqrt{\1}"),
-    (r"(?:\^\s*\{?\s*\\circ(?:\s*\})?|\\degree(?![A-Za-z]))(?:\s*\\?(?:text)?\s*\{?\s*[CF]\}?(?![A-Za-z]))?", r"^\\circ"),
+    (r"(?:\^\s*\{?\s*\\circ(?:\s*\})?|\\degree(?![A-Za-z]))"
+     r"(?:\s*\\?(?:text)?\s*\{?\s*[CF]\}?(?![A-Za-z]))?", r"^\\circ"),
     (r"\\(?:qquad|quad|enspace|thinspace|space)(?![A-Za-z])|(?<!\\)\\[,;:> ]|~", " "),
     (r"\{,\}", ","),
     (r"(\\[A-Za-z]+|[}\]])\s+(?=\{)", r"\1"),
@@ -83,7 +83,7 @@ _LATEX_RULES = _rules(
     (r"(?<=\S)\\pm ", r" \\pm "),
 )  # fmt: skip
 _BOLD = re.compile(r"(?<!\w)\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)")
-_BRACES = re.compile(r"\\text\{|\\.|[{}]", re.DOTALL)
+_MARKUP = re.compile(r"\\text\{|\\.|[{}]", re.DOTALL)
 _LONE_BRACES = re.compile(r"(?<![A-Za-z}\]^_\\\d])\s*\{(-?[\d.,]+)\}")
 
 _PLAIN_RULES = _rules(
@@ -132,11 +132,16 @@ def notation(text: str) -> str:
 
 
 def _from_unicode(text: str) -> str:
-    text = _RAISED.sub(lambda run: "^{" + "".join(_SUPERSCRIPTS[char] for char in run.group()) + "}", text)
-    text = _LOWERED.sub(lambda run: "_{" + "".join(_SUBSCRIPTS[char] for char in run.group()) + "}", text)
+    text = _RAISED.sub(lambda run: f"^{{{_level(run.group())}}}", text)
+    text = _LOWERED.sub(lambda run: f"_{{{_level(run.group())}}}", text)
     for _ in range(3):  # roots in roots
         text = _ROOT.sub(lambda root: rf"\sqrt{_ROOT_ORDER[root[1]]}{{{_bare(root[2])}}}", text)
     return text.translate(_TRANSLATION)
+
+
+def _level(run: str) -> str:
+    """Raised or lowered characters as ordinary ones."""
+    return unicodedata.normalize("NFKC", run).replace("\u2212", "-")
 
 
 def _bare(argument: str) -> str:
@@ -159,7 +164,7 @@ def _from_latex(text: str) -> str:
 def _without_markup(text: str) -> str:
     r"""The text with the contents of every `\text{}` in blanks instead of the command, however deep they are."""
     parts, is_text, position = [], [], 0
-    for token in _BRACES.finditer(text):
+    for token in _MARKUP.finditer(text):
         mark = token.group()
         if mark == "}":
             drop = bool(is_text) and is_text.pop()

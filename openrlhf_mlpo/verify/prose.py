@@ -1,8 +1,8 @@
 r"""Find the one answer that a sentence commits to: `The area is 12 cm.` says 12, `12 or 13` says `12, 13`.
 
-The text comes in `latex.notation`. Words are told from mathematics by their shape; what stands beside the mathematics must
-be harmless (`There are 12 ways.`, `12 cm`). A sentence that denies, compares, calculates in words or holds several
-values without listing them is no mathematics: it only equals the same words.
+The text comes in the notation of `latex`. Words are told from mathematics by their shape; what stands beside the
+mathematics must be harmless (`There are 12 ways.`, `12 cm`). A sentence that denies, compares, calculates in words or
+holds several values without listing them is no mathematics: it only equals the same words.
 """
 
 from __future__ import annotations
@@ -15,32 +15,34 @@ _MAX_PIECES = 12
 
 # Units of at most three letters; a longer word after a number is a unit or a noun.
 _UNITS = set(
-    "mm cm dm km ft in yd mi kg mg lb lbs oz ml mL dL dl sec min hr hrs ms Hz kHz MHz kW kWh kJ kPa Pa mph kph rpm cal rad deg "
-    "sq cu pt pts pcs gal qt GB MB KB kb hp mol USD EUR GBP INR CAD AUD CHF CNY JPY Rs rs".split()
+    "mm cm dm km ft in yd mi kg mg lb lbs oz ml mL dL dl sec min hr hrs ms Hz kHz MHz kW kWh kJ kPa Pa mph kph rpm cal "
+    "rad deg sq cu pt pts pcs gal qt GB MB KB kb hp mol USD EUR GBP INR CAD AUD CHF CNY JPY Rs rs".split()
 )
-_LETTER_UNITS = set("m g L l s h N J W V A K C F".split())
+_LETTER_UNITS = "mgLlshNJWVAKCF"
 _SHORT_WORDS = set("of to in is it we he an at by on or so be as no do us my up if go me oh ok pm".split())
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
-          "ninth": 9, "tenth": 10, "twelfth": 12}  # fmt: skip
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}  # powers of ten
+_PART_NAMES = "half third quarter fourth fifth sixth seventh eighth ninth tenth".split()
+_PARTS = dict(zip(_PART_NAMES, (2, 3, 4, 4, 5, 6, 7, 8, 9, 10)))
 _NUMBER_WORDS = set(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety".split()
 )
 # Words beside which a number is not the answer: denial, comparison, choice, calculation, dates.
-_SPOILING = _NUMBER_WORDS | set(_SCALES) | set(_PARTS) | {word + "s" for word in (*_SCALES, *_PARTS)} | set(
-    "not never neither nor no none cannot without except excluding unless but than least most more less fewer larger greater "
-    "smaller bigger between beyond when if otherwise depending whether plus minus times divided multiplied multiply over "
-    "choose chooses factorial root roots sqrt squared cubed dozen dozens percent mod modulo power powers raised negative product "
-    "quotient halves wrong incorrect false unlikely impossible through until till after before january february march april june "
-    "july august september october november december monday tuesday wednesday thursday friday saturday sunday "
-    "sin cos tan log ln exp pi xor twice double triple thrice am pm a.m p.m".split()
-)  # fmt: skip
-_LINKS = set("is are was were be equals equal get gets got obtain obtains have has gives give yields yield makes make becomes "
-             "become being".split())  # fmt: skip
-_REASONS = set("because since".split())
+_SPOILING = {*_NUMBER_WORDS, *_SCALES, *_PARTS, *(f"{word}s" for word in (*_SCALES, *_PARTS)), "halves"} | set(
+    "not never neither nor no none cannot without except excluding unless but than least most more less fewer larger "
+    "greater smaller bigger between beyond when if otherwise depending whether wrong incorrect false unlikely impossible "
+    "plus minus times divided multiplied multiply over choose chooses factorial root roots sqrt squared cubed dozen "
+    "dozens percent mod modulo power powers raised negative product quotient twice double triple thrice xor sin cos tan "
+    "log ln exp pi through until till after before january february march april june july august september october "
+    "november december monday tuesday wednesday thursday friday saturday sunday am pm a.m p.m".split()
+)
+_LINKS = set(
+    "is are was were be being equals equal get gets got obtain obtains have has gives give yields yield makes make "
+    "becomes become".split()
+)
+_REASONS = {"because", "since"}
+_JOINTS = {"and", "or"}
 _ANSWER_WORDS = set("the a my our final correct right best only one answer result solution choice option".split())
-_JOINTS = set("and or".split())
 
 _TOKEN = re.compile(
     r"(?P<math>\\(?:begin|end|operatorname|mathbb|mathcal|mathfrak|text)\*?\s*\{[^{}]*\}|\\[A-Za-z]+|\\.|[\^_]\{[^{}]*\})"
@@ -52,16 +54,19 @@ _LEAD_IN = re.compile(
     r"exactly|ans|answer|result|solution)\b[,:]?\s*|\\approx\s*|=\s*|\\(?:therefore|Rightarrow|implies|to)\s+)+",
     re.IGNORECASE,
 )
-_CURRENCY = re.compile(r"(?:\\\$|[$€£¥₹]|\b(?:US|CA|AU)?\$|\b(?:Rs\.?|USD|EUR|GBP|INR))\s*(?=-?[\d.])|(?<=\d)\s?(?:\\\$|[€£¥₹])")
+_CURRENCY = re.compile(
+    r"(?:\\\$|[$€£¥₹]|\b(?:US|CA|AU)?\$|\b(?:Rs\.?|USD|EUR|GBP|INR))\s*(?=-?[\d.])|(?<=\d)\s?(?:\\\$|[€£¥₹])"
+)
 _UNIT_WORD = r"(?:[A-Za-zμ]+(?:-[A-Za-z]+)*\.?)"
 _NAMED_POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _UNIT = re.compile(
-    rf"(?P<value>(?:[\d)}}\]%]|\\pi|\\circ))\s*(?P<unit>{_UNIT_WORD}{_NAMED_POWER}(?:\s*(?:/|\\cdot|per\b)?\s*{_UNIT_WORD}{_NAMED_POWER}){{0,9}})\s*$"
+    rf"(?P<value>[\d)}}\]%]|\\pi|\\circ)\s*"
+    rf"(?P<unit>{_UNIT_WORD}{_NAMED_POWER}(?:\s*(?:/|\\cdot|per\b)?\s*{_UNIT_WORD}{_NAMED_POWER}){{0,9}})\s*$"
 )
 _PER_UNIT = re.compile(rf"(?<=[\d)}}])\s*/\s*(?P<unit>{_UNIT_WORD})\s*$")
 _COUNTED = re.compile(r"(?<![\w.^{/])(-?\d[\d,]*(?:\.\d+)?)(?:\s+|-)([a-z]+)\b(?!['’])")
 _DEGREES = re.compile(r"(?<=[\d)}])\s*(?:degrees?|deg)\b(?:\s*(?:Celsius|Fahrenheit|[CF])\b)?")
-_LETTER_UNIT = re.compile(rf"(.*[\d)}}])\s?[{''.join(sorted(_LETTER_UNITS))}]{_NAMED_POWER}(?:\s*/\s*[a-z]{{1,3}}{_NAMED_POWER})?")
+_LETTER_UNIT = re.compile(rf"(.*[\d)}}])\s?[{_LETTER_UNITS}]{_NAMED_POWER}(?:\s*/\s*[a-z]{{1,3}}{_NAMED_POWER})?")
 _MARKS_AROUND = re.compile(r"^(?:\s|[:;,?]|\.(?!\d))+|(?:\s|[:.;,?])+$")
 _ASIDE = re.compile(r"\(\s*[A-Za-z][A-Za-z' -]{2,60}\)")
 
@@ -109,8 +114,9 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     for index, match in enumerate(matches):
         kind, token = match.lastgroup, match.group()
         if kind == "word" and not _is_spoken(match):
-            article = token in ("a", "A", "I") and [m.lastgroup for m in matches[index + 1 : index + 3]] == ["blank", "word"]
-            kind = "word" if article and is_word(matches[index + 2].group()) else "math"
+            following = matches[index + 1 : index + 3]  # an article if a word follows
+            article = token in ("a", "A", "I") and [match.lastgroup for match in following] == ["blank", "word"]
+            kind = "word" if article and is_word(following[1].group()) else "math"
         found.append((kind if kind in ("word", "blank") else "math", token))
     return found
 
@@ -128,8 +134,9 @@ def _segment(tokens: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
             parts[-1].append((kind, token))
     if len(parts) == 1:
         return parts[0]
-    if any(_holds_math(part) or any(kind == "math" and token.isupper() for kind, token in part) for part in parts[1:-1]):
-        return None
+    for part in parts[1:-1]:
+        if _holds_math(part) or any(kind == "math" and token.isupper() for kind, token in part):
+            return None
     if not _holds_math(parts[0]):
         words = {token.casefold() for kind, token in parts[-1] if kind == "word"}
         return parts[0] if len(parts) == 2 and words and words <= _ANSWER_WORDS else parts[-1]
@@ -155,7 +162,7 @@ def _holds_math(part: list[tuple[str, str]]) -> bool:
 def _pieces(segment: list[tuple[str, str]], gold: bool) -> tuple[list[str], bool]:
     """The pieces of mathematics among the words, and whether they stand for one answer or a list."""
     pieces, between, harmless = [""], [[]], True
-    for index, (kind, token) in enumerate(segment):
+    for kind, token in segment:
         if kind == "word":
             word = token.casefold().rstrip(".")
             if word in _SPOILING or word.endswith("n't") or set(word.split("-")) & _NUMBER_WORDS:
@@ -182,10 +189,9 @@ def _pieces(segment: list[tuple[str, str]], gold: bool) -> tuple[list[str], bool
 
 
 def _balanced(piece: str) -> bool:
-    for left, right in ("()", "[]", "{}"):
-        if piece.count(left) != piece.count(right) and not re.fullmatch(r"[(\[][^()\[\]]*[)\]]|.*[(\[][^()\[\]]*,[^()\[\]]*[)\]].*", piece):
-            return False
-    return True
+    """Whether brackets close; an interval's may differ (`[2, 5)`)."""
+    opened, closed = sum(map(piece.count, "([")), sum(map(piece.count, ")]"))
+    return opened == closed and piece.count("{") == piece.count("}")
 
 
 def _unpunctuated(text: str) -> str:
@@ -211,8 +217,7 @@ def _counted(text: str) -> str:
 def _count(match: re.Match[str]) -> str:
     number, word = match.groups()
     digits = number.replace(",", "").rstrip(".")
-    stem = word if word in _PARTS or word == "halves" else word.removesuffix("s")
-    stem = "half" if stem in ("halves", "halve") else stem
+    stem = "half" if word == "halves" else word.removesuffix("s")
     if word in ("squared", "cubed"):
         return f"{number}^{{{2 if word == 'squared' else 3}}}"
     if stem in _SCALES:

@@ -38,8 +38,9 @@ def reward(
     take each label's own task ("exact" where it has none). A label's task never overrides a given `task`.
 
     Returns `rewards` = MLPO_ACCURACY_WEIGHT * accuracy + MLPO_FORMAT_WEIGHT * format, `scores` = accuracy, and
-    `extra_logs` {"accuracy", "format", "undecided"}: floats for one sample, as stock OpenRLHF sends them and wants them back,
-    lists of floats for any other number. "undecided" is 1 where math-verify reached its limits, which scores 0. Never raises.
+    `extra_logs` {"accuracy", "format", "undecided"}: floats for one sample, as stock OpenRLHF sends them and wants them
+    back, lists of floats for any other number. "undecided" is 1 where math-verify reached its limits, which scores 0.
+    Never raises.
     """
     if isinstance(queries, str):
         queries, prompts, labels = [queries], [prompts], [labels]
@@ -100,8 +101,13 @@ def _warn_undecided(gold: str, answer: str | None) -> None:
             return
         count = _undecided["count"]
         _undecided.update(since=time.monotonic(), count=0)
-    logger.warning("math-verify could not decide %d answers within its limits since the last such warning; they score 0 and "
-                   "count in the metric undecided; the last: %.60r for %.60r", count, answer, gold)  # fmt: skip
+    logger.warning(
+        "math-verify reached its limits on %d answers since the last such warning; they score 0 and count as the metric "
+        "undecided (MLPO_VERIFY_TIMEOUT gives each more time); the last: %.60r for %.60r",
+        count,
+        answer,
+        gold,
+    )
 
 
 def _text(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Tell apart numbers that math-verify takes for equal because it looks at six decimals: tiny ones, nearly equal ones."""
+"""Tell apart numbers that math-verify takes for equal because it looks at six decimals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def differ(gold: Any, answer: Any) -> bool:
 
 
 def _constants(value: Any) -> list[Any] | None:
-    """The numbers in a number, `x = number`, tuple, interval, matrix or finite set (sorted); None where some are not."""
+    """The numbers in a number, `x = number`, tuple, interval, matrix or (sorted) finite set; None if it has others."""
     import sympy
 
     if isinstance(value, sympy.MatrixBase):
@@ -33,9 +33,10 @@ def _constants(value: Any) -> list[Any] | None:
         items = list(value.args)
     else:
         items = [value]
-    if not all(isinstance(item, sympy.Expr) and item.is_number and not item.has(sympy.UnevaluatedExpr)
-               for item in items):  # unevaluated: a percentage, which equals two numbers
-        return None  # fmt: skip
+    if not all(isinstance(item, sympy.Expr) and item.is_number for item in items):
+        return None
+    if any(item.has(sympy.UnevaluatedExpr) for item in items):  # a percentage, which equals two numbers
+        return None
     if isinstance(value, sympy.FiniteSet):
         if not all(item.is_real for item in items):
             return None

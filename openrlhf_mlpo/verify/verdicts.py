@@ -49,9 +49,7 @@ def is_correct(
     return _compare(answer, gold, task, subtask, choices) is True
 
 
-def _compare(
-    answer: str, gold: str, task: str, subtask: str | None, choices: Sequence[str] | None
-) -> bool | None:
+def _compare(answer: str, gold: str, task: str, subtask: str | None, choices: Sequence[str] | None) -> bool | None:
     _check(task)
     if len(answer) > max(equality.MAX_ANSWER, 4 * len(gold)):
         return False
@@ -77,7 +75,8 @@ def canonical(
 ) -> str:
     r"""The form in which answers of one question are compared, votes counted and majorities decided.
 
-    Cheap, without math-verify, so `\frac{1}{2}` and `0.5` meet but `x+1` and `1+x` do not. ValueError for an unknown task.
+    Cheap, without math-verify, so `\frac{1}{2}` and `0.5` meet but `x+1` and `1+x` do not. ValueError for an unknown
+    task.
     """
     _check(task)
     answer = clean(answer[: 4 * equality.MAX_ANSWER])

@@ -1,9 +1,9 @@
 r"""Check answers with math-verify: the program in each worker process, `python -m openrlhf_mlpo.verify.worker`.
 
-Requests and replies are JSON lines over stdin and stdout: `{"id", "command", "texts", "cpu_seconds", "memory_mb"}` gives
-`{"id", "result"}`, or `{"id", "undecided"}` where memory ran out. The process that was started loads math-verify once and
-forks a child that answers; where a check kills the child it says so (`{"died": signal}`) and forks another, which takes
-milliseconds. When stdin ends, both do.
+Requests and replies are JSON lines over stdin and stdout: `{"id", "command", "texts", "cpu_seconds", "memory_mb"}`
+gives `{"id", "result"}`, or `{"id", "undecided"}` where memory ran out. The process that was started loads math-verify
+once and forks a child that answers; where a check kills the child it says so (`{"died": signal}`) and forks another,
+which takes milliseconds. When stdin ends, both do.
 
 Golds and answers are given to math-verify as `$…$`, its LaTeX reading. Only when that reading fails, and the text
 holds a single number, is its looser "find a number" reading used: on `7 @@ 42` that would take the last of many.

@@ -3,10 +3,10 @@
 Why processes: math-verify's own time limit is a signal, which raises in threads, and without it some answers never
 return or eat all memory.
 
-A verdict never depends on load. A limit counts the check's own processor time; queues and busy processors only make
-it later. Two lanes keep cheap checks from standing behind expensive ones: what looks expensive, or took more than `QUICK`
-seconds, goes to the slow lane. A worker that dies for reasons not its check's own
-(the system is out of memory, somebody killed it) is replaced and the check asked again.
+A verdict never depends on load. A limit counts the check's own processor time; queues and busy processors only make it
+later. Two lanes keep cheap checks from standing behind expensive ones: what looks expensive, or took more than
+`QUICK` seconds, goes to the slow lane. A worker that dies for reasons not its check's own (the system is out of memory,
+somebody killed it) is replaced and the check asked again.
 
 Environment: MLPO_VERIFY_TIMEOUT seconds of processor time a check may take (2); MLPO_VERIFY_WORKERS in each lane (2);
 MLPO_VERIFY_MEMORY_MB address space of a worker (768).
@@ -240,7 +240,7 @@ def stop() -> None:
 
 
 def _after_fork() -> None:
-    """Let a forked child (a DataLoader worker) start workers of its own when it needs some, and leave the parent's alone."""
+    """Let a forked child (a DataLoader worker) start workers of its own and leave the parent's alone."""
     global _lock
     _lock = threading.Lock()
     for lane in _lanes.values():
