@@ -88,7 +88,7 @@ def test_64_calls_at_once_through_openrlhf(name: str, monkeypatch: pytest.Monkey
     results = execute(ROOT / "reward_fns" / f"{name}.py", samples)
     for answer, result in zip(answers, results, strict=True):
         assert result["reward"] == result["scores"] == float(answer == right)
-        assert list(result["extra_logs"]) == ["accuracy", "format"]
+        assert list(result["extra_logs"]) == ["accuracy", "format", "undecided"]
         assert all(math.isfinite(value) for value in result["extra_logs"].values())
         assert result["extra_logs"]["format"] == float(bool(answer))
 
@@ -123,4 +123,4 @@ def test_the_readmes_own_reward_function_works(tmp_path: Path) -> None:
     path.write_text(_readme_example())
     results = execute(path, [(PROMPT, "5", f"<answer>{word}</answer>") for word in ("apple", "pear")])
     assert [result["reward"] for result in results] == [1.0, 0.0]
-    assert all(set(result["extra_logs"]) == {"accuracy", "format"} for result in results)
+    assert all(set(result["extra_logs"]) == {"accuracy", "format", "undecided"} for result in results)

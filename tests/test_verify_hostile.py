@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openrlhf_mlpo.verify import maths, reward
+from openrlhf_mlpo.verify import equality, reward
 from tests import hostile
 
 LIMIT = 1.0
@@ -34,7 +34,7 @@ def _memory() -> int:
 @pytest.mark.timeout(240)
 def test_hostile_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", str(LIMIT))
-    maths.forget()
+    equality.forget()
     reward(["\\boxed{x+2-1}"], [""], ['{"answer": "x+1", "task": "math"}'])
     before = psutil.Process().memory_info().rss
     most, done = [0], threading.Event()
@@ -92,7 +92,7 @@ def test_any_text_gives_finite_numbers(response: str, gold: str, prompt: str, ta
             result = reward([query], [prompt], [gold], task=task)
             numbers = [result["rewards"], result["scores"], *result["extra_logs"].values()]
             assert all(type(number) is float and math.isfinite(number) for number in numbers)
-            assert set(result["extra_logs"]) == {"accuracy", "format"}
+            assert set(result["extra_logs"]) == {"accuracy", "format", "undecided"}
 
 
 @settings(max_examples=100, deadline=None)

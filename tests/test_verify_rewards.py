@@ -22,9 +22,10 @@ def score(response: str, gold: str = "42", task: object = "math", prompt: str = 
 
 
 def test_one_sample_gives_floats() -> None:
-    assert score(GOOD) == {"rewards": 1.0, "scores": 1.0, "extra_logs": {"accuracy": 1.0, "format": 1.0}}
-    assert score("so \\boxed{42}") == {"rewards": 1.0, "scores": 1.0, "extra_logs": {"accuracy": 1.0, "format": 0.0}}
-    assert score("<think>a</think><answer>41</answer>")["extra_logs"] == {"accuracy": 0.0, "format": 1.0}
+    logs = {"accuracy": 1.0, "format": 1.0, "undecided": 0.0}
+    assert score(GOOD) == {"rewards": 1.0, "scores": 1.0, "extra_logs": logs}
+    assert score("so \\boxed{42}") == {"rewards": 1.0, "scores": 1.0, "extra_logs": {**logs, "format": 0.0}}
+    assert score("<think>a</think><answer>41</answer>")["extra_logs"] == {**logs, "accuracy": 0.0}
 
 
 def test_several_samples_give_lists() -> None:
@@ -32,7 +33,7 @@ def test_several_samples_give_lists() -> None:
     assert result == {
         "rewards": [1.0, 0.0],
         "scores": [1.0, 0.0],
-        "extra_logs": {"accuracy": [1.0, 0.0], "format": [1.0, 0.0]},
+        "extra_logs": {"accuracy": [1.0, 0.0], "format": [1.0, 0.0], "undecided": [0.0, 0.0]},
     }
     assert reward([], [], [])["rewards"] == []
 
@@ -69,6 +70,7 @@ def test_a_prompt_that_opens_the_thinking() -> None:
     assert score("six sevens</think><answer>42</answer>", prompt=prompt)["extra_logs"] == {
         "accuracy": 1.0,
         "format": 1.0,
+        "undecided": 0.0,
     }
     assert score("<answer>42</answer>", prompt=prompt)["scores"] == 0.0  # still thinking
 
@@ -114,7 +116,8 @@ def test_never_raises(sample: tuple) -> None:
     query, prompt, gold = sample
     for task in ("math", "bbh", "mmlu", "exact", None, "unknown"):
         result = reward([query], [prompt], [gold], task=task)
-        assert result["rewards"] == result["scores"] == 0.0 and set(result["extra_logs"]) == {"accuracy", "format"}
+        assert result["rewards"] == result["scores"] == 0.0
+        assert set(result["extra_logs"]) == {"accuracy", "format", "undecided"}
 
 
 def test_the_gold_of_another_row_and_answers_in_the_prompt_do_not_pay() -> None:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from openrlhf_mlpo.verify import choices as options
-from openrlhf_mlpo.verify.closed_form import rational
+from openrlhf_mlpo.verify import equality
+from openrlhf_mlpo.verify.numbers import rational
 
 WORDS = {
     "boolean_expressions": ("true", "false"),
@@ -31,14 +32,22 @@ SUBTASKS = (*WORDS, *NUMBERS, *BRACKETS, *LISTS, *CHOICES)
 _EITHER_WORD = {word for pair in WORDS.values() for word in pair}
 _BRACKET = re.compile(r"[()\[\]{}<>\s]+")
 _SEPARATORS = re.compile(r"[\s,;]+")
+_PREFIX = re.compile(r"(?:bbh|bigbench(?:_hard)?|big_bench_hard)[_\-/:.]")
 
 
-def kind_of(gold: str, subtask: str | None = None) -> str:
+def subtask_name(subtask: str | None) -> str | None:
+    """The subtask without the prefix that some distributions give it (`bbh_navigate`)."""
+    return _PREFIX.sub("", subtask, count=1) if subtask and _PREFIX.match(subtask) else subtask
+
+
+def kind_of(gold: str, subtask: str | None = None, choices: Sequence[str] = ()) -> str:
     """How a gold answer is compared: "choice", "word", "number", "brackets", "list" or "text".
 
     The subtask decides; without one (or where a multiple-choice row's gold is no letter, as some are) the gold does.
     """
-    text = gold.strip()
+    text, subtask = gold.strip(), subtask_name(subtask)
+    if choices and options.gold_letter(text, choices):
+        return "choice"
     if subtask in CHOICES or subtask not in SUBTASKS:
         if re.fullmatch(r"\(?[A-Z]\)?", text):
             return "choice"
@@ -53,38 +62,61 @@ def kind_of(gold: str, subtask: str | None = None) -> str:
     return "list" if subtask in LISTS else "text"
 
 
+def kind_of_answer(answer: str, subtask: str | None = None, choices: Sequence[str] = ()) -> str:
+    """How an answer is compared where the gold is not known."""
+    subtask = subtask_name(subtask)
+    if subtask in CHOICES or (subtask not in SUBTASKS and options.letter(answer, choices)):
+        return "choice"
+    return kind_of(options.bare(answer), subtask)
+
+
 def normal(answer: str, kind: str, choices: Sequence[str] = ()) -> str:
     """The normal form in which two answers of one kind are equal or not; "" for what is no answer of that kind."""
     if kind == "choice":
         name = options.letter(answer, choices)
         return f"({name})" if name else ""
-    if kind == "brackets":
-        text = "".join(options.bare(answer).replace("\\", "").replace("`", "").replace(",", "").split())
-        return text if _BRACKET.fullmatch(text) else ""
-    text = options.bare(answer)
     if kind == "number":
-        value = rational(text.replace(" ", "").removesuffix("."))
+        value = rational(_NUMBER_IN_BRACKETS.sub(r"\1", equality.form(answer)[0]))
         return str(value[0]) if value else ""
+    text = options.bare(answer)
+    if kind == "brackets":
+        text = "".join(re.sub(r"[\\`,\"'.]", "", text).split())
+        return text if _BRACKET.fullmatch(text) else ""
     if kind == "list":
-        return " ".join(_SEPARATORS.split(text.casefold().strip(" .,;[]'\"").replace("'", "").replace('"', "")))
-    text = options.fold(text)
+        return " ".join(_SEPARATORS.split(re.sub("['\"]", "", text.casefold().strip(" .,;[]'\""))))
     if kind == "word":
-        return text if text in _EITHER_WORD else ""
-    return text
+        spoken = (options.fold(text), options.fold(equality.form(text)[0]))
+        return next((word for word in spoken if word in _EITHER_WORD), "")
+    return options.fold(text)
+
+
+_NUMBER_IN_BRACKETS = re.compile(r"^\((.*)\)$")
 
 
 def equal(gold: str, answer: str, subtask: str | None = None, choices: Sequence[str] = ()) -> bool:
     """Whether `answer` is the gold answer of a BBH row."""
-    kind = kind_of(gold, subtask)
-    expected = normal(gold, kind, choices)
+    kind = kind_of(gold, subtask, choices)
+    expected = _expected(gold, kind, choices)
     return bool(expected) and normal(answer, kind, choices) == expected
 
 
-def problem(gold: str, subtask: str | None = None) -> str | None:
+def _expected(gold: str, kind: str, choices: Sequence[str]) -> str:
+    if kind == "choice":
+        name = options.gold_letter(gold, choices)
+        return f"({name})" if name else ""
+    return normal(gold, kind)
+
+
+def problem(gold: str, subtask: str | None = None, choices: Sequence[str] = ()) -> str | None:
     """Why no answer could ever equal this gold, or None."""
-    kind = kind_of(gold, subtask)
-    if normal(gold, kind):
+    subtask = subtask_name(subtask)
+    kind = kind_of(gold, subtask, choices)
+    if _expected(gold, kind, choices):
         return None
-    form = {"word": " or ".join(WORDS.get(subtask or "", ("yes", "no"))), "number": "a number",
-            "brackets": "closing brackets"}.get(kind, "an answer")  # fmt: skip
-    return f"gold answer {gold!r} is not {form}, which {subtask or 'BBH'} answers with"
+    forms = {
+        "word": " or ".join(WORDS.get(subtask or "", ("yes", "no"))),
+        "number": "a number",
+        "brackets": "closing brackets",
+        "choice": f"one of the {len(choices)} choices",
+    }
+    return f"gold answer {gold!r} is not {forms.get(kind, 'an answer')}, which {subtask or 'BBH'} answers with"

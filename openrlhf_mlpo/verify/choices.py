@@ -7,59 +7,135 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
+from openrlhf_mlpo.verify import latex, numbers
 from openrlhf_mlpo.verify.extract import clean
 
+_NOUN = r"(?:the |my |our )?(?:(?:final|correct|best|right|most likely) )*(?:answer|option|choice)"
 _LEAD_IN = re.compile(
-    r"(?:(?:so|thus|hence|therefore),? )?(?:(?:the )?(?:final |correct |best |right )?(?:answer|option|choice)"
-    r"(?: is|:| =)?[: ]*)+",
+    r"(?:(?:so|thus|hence|therefore|finally|i think|i believe|i choose|i pick|i select)\b[,:]? ?|"
+    rf"{_NOUN}(?: is| would be| should be| must be|:| =|(?= [(\[]?[A-Za-z][)\].,:]?(?: |$)))[: ]*)+",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textrm)\s*\{([^{}]*)\}")
-_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:,]?")
-_LETTER_AND_TEXT = re.compile(r"(?:[(\[]\s*([A-Z])\s*[)\]]|([A-Z])\s*[).:])[.:,]?\s+(\S.*)")
-_OTHER_OPTION = re.compile(r"[(\[]\s*[A-Za-z]\s*[)\]]|(?<![A-Za-z'])[B-Z](?![A-Za-z'])|(?<![A-Za-z])A[).:,]")
+_LEAD_OUT = re.compile(
+    r"(?<=[A-Za-z)\]]) is (?:correct|right|(?:the )?(?:(?:final|correct|best) )*(?:answer|option|choice|one))\.?$",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textrm|boxed)\s*\{([^{}]*)\}")
+_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:,;]?")
+_LETTER_FIRST = re.compile(
+    r"(?:[(\[]\s*(?P<in>[A-Za-z])\s*[)\]]\s*[-.:,=]?|(?P<before>[A-Za-z])\s*[).:]"
+    r"|(?P<mark>[A-Z])\s*[-,=]+(?= )|(?P<blank>[A-Z])(?= ))\s*(?P<text>\S.*)"
+)
+_LETTER_LAST = re.compile(r"(?P<text>.*\S)\s*[(\[]\s*(?P<name>[A-Z])\s*[)\]]\.?")
+_BRACKETS = re.compile(r"[(\[](.*)[)\]]")
+_NAMED = re.compile(
+    r"(?<!\w)[(\[]\s*[A-Z]\s*[)\]]|\b(?:or|and|not|nor|option|choice|answer) [(\[]?[A-Z][)\]]?(?![\w'.])",
+    re.IGNORECASE,
+)
+_ONLY_NAMES = re.compile(
+    r"(?:[\s(\[,;:./)\]&-]|\b(?:or|and|not|maybe|perhaps|possibly|either|both|also)\b|\b[A-Za-z]\b|[A-H]{2,})+"
+)
+_DENIAL = re.compile(r"\b(?:not|never|except|neither|nor)\b|n't\b", re.IGNORECASE)
+_MARKS = " .;,:\"'"
+
+
+def _unmarked(text: str) -> str:
+    """The text without LaTeX text markup, `$` and `*`."""
+    return re.sub(r"\$|\*|\\[()\[\]]", "", _MARKUP.sub(r"\1", text)).strip()
 
 
 def bare(text: str) -> str:
-    """The text without LaTeX text markup, `$`, `*`, or a sentence such as "The answer is" in front."""
-    text = _MARKUP.sub(r"\1", text).replace("$", "").replace("*", "").strip()
-    return _LEAD_IN.sub("", text, count=1).strip() if _LEAD_IN.match(text) and len(text) > 1 else text
+    """The text without markup, or a sentence such as "The answer is" around."""
+    text = _unmarked(text)
+    lead = _LEAD_IN.match(text)
+    if lead and lead.end() < len(text):
+        text = text[lead.end() :].strip()
+    return _LEAD_OUT.sub("", text)
 
 
 def fold(text: str) -> str:
-    """Text of an option for comparison: case, white space, quotes and a final period aside."""
-    return " ".join(text.casefold().split()).strip(" .\"'“”‘’")
+    """Text of an option for comparison: case, white space, quotes and marks around it aside."""
+    return " ".join(text.casefold().split()).strip(_MARKS)
+
+
+@lru_cache(maxsize=65536)
+def _key(text: str) -> str:
+    """The text of an option with its mathematics in one notation; case counts."""
+    text = latex.notation(" ".join(text.split()).strip(_MARKS))
+    number = numbers.rational(text)
+    return str(number[0]) if number else latex.tight(text).strip(_MARKS)
 
 
 def letter(answer: str, choices: Sequence[str] = ()) -> str | None:
     """The one option an answer names, as an upper-case letter, or None.
 
-    `B`, `(b)`, `b.`, `(B) its text`, `The answer is B`; with `choices` also the text of exactly one of them. A letter
-    beyond the choices, a letter with another option's text, or a text that two choices share names nothing.
+    `B`, `(b)`, `b.`, `The answer is B`, the text of exactly one of `choices`, or both: `(B) its text`, `B - its text`,
+    `its text (B)`. A letter beyond the choices, a letter with another option's text, or a text that two choices share
+    names nothing.
     """
     text = bare(answer)
-    matched = _LETTER.fullmatch(text)
-    if matched:
-        return _within(matched.group(1).upper(), choices)
-    options = [fold(bare(clean(_without_letter(choice)))) for choice in choices]
-    same = [index for index, option in enumerate(options) if option and option == fold(text)]
-    if same:
-        return chr(ord("A") + same[0]) if len(same) == 1 else None
-    matched = _LETTER_AND_TEXT.fullmatch(text)
-    if not matched:
-        return None
-    name, rest = matched.group(1) or matched.group(2), matched.group(3)
-    if not choices:
-        return None if _OTHER_OPTION.search(rest) else name
-    index = ord(name) - ord("A")
-    return name if index < len(options) and options[index] == fold(rest) else None
+    alone = _LETTER.fullmatch(text)
+    if alone:
+        name = alone[1].upper()
+        return name if not choices or _index(name) < len(choices) else _by_text(text, choices)
+    if choices:
+        return _by_text(_unmarked(answer), choices) or _by_text(text, choices) or _by_letter_and_text(text, choices)
+    first, last = _LETTER_FIRST.fullmatch(text), _LETTER_LAST.fullmatch(text)
+    if first and not first["blank"]:
+        rest = first["text"]
+        name = first["in"] or first["before"] or first["mark"]
+        return None if _only_names(rest) or _NAMED.search(rest) else name.upper()
+    elif last and not _DENIAL.search(text):
+        rest = last["text"]
+        return None if _only_names(rest) or _NAMED.search(rest) else last["name"]
+    return None
 
 
-def _within(name: str, choices: Sequence[str]) -> str | None:
-    return name if not choices or ord(name) - ord("A") < len(choices) else None
+def _only_names(text: str) -> bool:
+    return bool(_ONLY_NAMES.fullmatch(text)) and not re.search(r"[a-z]\(", text)
 
 
-def _without_letter(choice: str) -> str:
-    """BBH writes its options as `(A) text`."""
-    return re.sub(r"^\(\s*[A-Z]\s*\)\s*", "", choice)
+def gold_letter(gold: str, choices: Sequence[str] = ()) -> str | None:
+    """The letter of a gold answer, which is distributed as a letter, an option's text or an index from 0."""
+    name = letter(gold, choices)
+    if name is None and gold.isdigit() and int(gold) < min(len(choices), 26):
+        return chr(ord("A") + int(gold))
+    return name
+
+
+def _index(name: str) -> int:
+    return ord(name) - ord("A")
+
+
+def _by_text(text: str, choices: Sequence[str]) -> str | None:
+    """The letter of the one choice with this text: letter by letter, else in any case, else in any notation."""
+    options = [_unmarked(clean(without_letter(choice))) for choice in choices]
+    for form in (str.strip, fold, _key, lambda each: _key(each).casefold()):
+        wanted = form(text)
+        same = [index for index, option in enumerate(options) if wanted and form(option) == wanted]
+        if same:
+            return chr(ord("A") + same[0]) if len(same) == 1 else None
+    return None
+
+
+def _by_letter_and_text(text: str, choices: Sequence[str]) -> str | None:
+    for match in (_LETTER_FIRST.fullmatch(text), _LETTER_LAST.fullmatch(text)):
+        if match:
+            groups = match.groupdict()
+            name = next(groups[key] for key in ("in", "before", "mark", "blank", "name") if groups.get(key)).upper()
+            inside = _BRACKETS.fullmatch(groups["text"])
+            for rest in (groups["text"], inside[1] if inside else None):
+                if rest and _index(name) < len(choices) and _same_option(rest, choices[_index(name)]):
+                    return name
+    return None
+
+
+def _same_option(text: str, choice: str) -> bool:
+    return _by_text(text, [choice]) is not None
+
+
+def without_letter(choice: str) -> str:
+    """BBH writes its options as `(A) text`, others as `A. text`."""
+    return re.sub(r"^(?:\(\s*[A-Z]\s*\)|[A-Z][.)])\s+(?=\S)", "", choice)

@@ -20,24 +20,34 @@ END_TOKENS = (
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BOXED_TOKENS = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\.|[{}]", re.DOTALL)
-_DASHES = dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\u2014\u2015\ufe58\ufe63\uff0d"), "-")
+_PLAIN = {
+    **dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\u2014\u2015\ufe58\ufe63\uff0d"), "-"),
+    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},  # fullwidth forms of ASCII
+    **dict(zip(map(ord, "\u3001\u3002\u2018\u2019\u201c\u201d\u201a\u201b"), ",.''\"\"''")),
+}
+_THINK = re.compile(r"<(/?)think>", re.IGNORECASE)
 _BLANKS = re.compile(r"\s+")
 
 
 def response_of(query: str, prompt: str) -> str | None:
     """The response in `query` = decode(prompt tokens + response tokens); None when its start cannot be found.
 
-    `query` may differ from `prompt` in white space (word-level tokenizers), and OpenRLHF may have cut the prompt's
-    left end off. Tried in turn: the prompt as it is, the prompt without white space, the longest end of the prompt
-    that `query` starts with. End-of-text tokens at the end are dropped.
+    `query` may differ from `prompt` in white space (word-level tokenizers) and in Unicode form (tokenizers that
+    normalise), and OpenRLHF may have cut the prompt's left end off. Tried in turn, for the prompt and its Unicode
+    normal forms: the prompt as it is, without white space, the longest end of it that `query` starts with. End-of-text
+    tokens at the end are dropped.
     """
-    if query.startswith(prompt):
-        return strip_end_tokens(query[len(prompt) :])
-    bare_prompt, bare_query = "".join(prompt.split()), "".join(query.split())
-    if bare_query.startswith(bare_prompt):
-        taken = len(bare_prompt)
-    else:
-        taken = _overlap(bare_prompt, bare_query)
+    forms = [prompt]
+    if not prompt.isascii():
+        forms += [unicodedata.normalize(form, prompt) for form in ("NFC", "NFKC", "NFD", "NFKD")]
+    for form in forms:
+        if query.startswith(form):
+            return strip_end_tokens(query[len(form) :])
+    bare_query = "".join(query.split())
+    bare_forms = list(dict.fromkeys("".join(form.split()) for form in forms))
+    taken = next((len(form) for form in bare_forms if bare_query.startswith(form)), 0)
+    if not taken:
+        taken = max(_overlap(form, bare_query) for form in bare_forms)
         if taken < MIN_CUT_MATCH:
             return None
     return strip_end_tokens(_skip_non_blank(query, taken))
@@ -103,9 +113,7 @@ def extract_answer(text: str, *, boxed: bool = True) -> str | None:
     An `<answer>` inside `<think>` does not count. White space, Unicode digits and minus signs, `$…$` and a `\boxed{}`
     around the whole answer are made plain; everything else is the verifiers' business.
     """
-    text = text[-MAX_RESPONSE:]
-    text = text.rpartition("</think>")[2]
-    text = text.partition("<think>")[0]
+    text = _without_thinking(text[-MAX_RESPONSE:])
     block = _last_block(text)
     if block is None:
         if not boxed:
@@ -117,6 +125,19 @@ def extract_answer(text: str, *, boxed: bool = True) -> str | None:
         if len(found) == 1:  # several boxes are several answers: the verifier sees them all
             block = found[0]
     return clean(block) or None
+
+
+def _without_thinking(text: str) -> str:
+    """What is outside `<think>…</think>`; a first `</think>` without its `<think>` ends what the prompt opened."""
+    kept, start, opened = [], 0, None
+    for index, tag in enumerate(_THINK.finditer(text)):
+        if not tag.group(1):
+            if opened is None:
+                kept.append(text[start : tag.start()])
+                opened = tag.end()
+        elif opened is not None or index == 0:
+            start, opened = tag.end(), None
+    return "\n".join([*kept, text[start:]] if opened is None else kept)
 
 
 def _last_block(text: str) -> str | None:
@@ -152,7 +173,7 @@ def _boxes(text: str) -> list[str]:
 def clean(text: str) -> str:
     """Make an answer plain: ASCII digits and minus signs, single blanks, no control characters, no markup around it."""
     if not text.isascii():
-        text = "".join(_plain(char) for char in text.translate(_DASHES))
+        text = "".join(_plain(char) for char in text.translate(_PLAIN))
     text = _BLANKS.sub(" ", text.replace("\x00", "")).strip()
     if not text.isprintable():
         text = "".join(char for char in text if unicodedata.category(char)[0] != "C" or char == " ").strip()
@@ -173,7 +194,8 @@ def _plain(char: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`")):
+    for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"),
+                        ("*", "*"), ("_", "_"), ("`", "`")):  # fmt: skip
         if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):
             inner = text[len(left) : -len(right)]
             if left not in inner and not inner.endswith("\\"):

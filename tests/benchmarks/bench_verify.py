@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from openrlhf_mlpo.verify import extract_answer, maths, pool, reward, worker
+from openrlhf_mlpo.verify import equality, extract_answer, reward, workers
 from tests import hostile
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -151,8 +151,9 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.ERROR)
     samples = batch(args.problems, args.samples, args.seed)
-    pool.run(worker.parses, "x")
-    pool.run(worker.parses, "x", expensive=True)
+    workers.start()
+    workers.run("parses", "x")
+    workers.run("parses", "x", expensive=True)
     time.sleep(2)  # let all workers come up
     results: dict[str, dict[str, float]] = {}
 
@@ -167,10 +168,10 @@ def main() -> None:
         }
         return verdicts
 
-    maths.forget()
+    equality.forget()
     one = report("ours, 1 thread, first", timed(ours, samples))
     report("ours, 1 thread, again", timed(ours, samples))
-    maths.forget()
+    equality.forget()
     report("ours, 64 threads, first", timed(ours, samples, 64))
     report("ours, 64 threads, again", timed(ours, samples, 64))
 
@@ -180,13 +181,13 @@ def main() -> None:
     mixed = list(samples)
     for place, answer in zip(places, bad, strict=True):
         mixed[place] = (*samples[place][:1], hostile.block(answer), samples[place][2])
-    maths.forget()
+    equality.forget()
     verdicts, times, total = timed(ours, mixed, 64)
     report("ours, 64 threads, 1 % hostile", (verdicts, times, total))
     wrong = sum(verdicts[i] != one[i] for i in range(len(samples)) if i not in places) + sum(
         verdicts[i] for i in places
     )
-    maths.forget()
+    equality.forget()
     finished: list[float] = []
 
     def others(index: int) -> None:
@@ -215,7 +216,7 @@ def main() -> None:
             print(f"differs: gold {samples[place][2]!r} answer {answer!r}: ours {a}, math-verify {b}")
 
     print(
-        f"{len(samples)} responses, {statistics.mean(truth):.0%} right; time limit {pool.time_limit()} s; "
+        f"{len(samples)} responses, {statistics.mean(truth):.0%} right; time limit {workers.time_limit()} s; "
         f"{len(bad)} hostile, {wrong:.0f} wrong verdicts"
     )
     print("| | responses/s | p50 ms | p99 ms | max ms | agreement |\n| --- | --- | --- | --- | --- | --- |")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openrlhf_mlpo.verify import canonical, gold_problem, is_correct, maths, parse_label, verify_response, worker
+from openrlhf_mlpo.verify import canonical, equality, gold_problem, is_correct, parse_label, verify_response, worker
 from openrlhf_mlpo.verify.bbh import SUBTASKS
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -199,7 +199,7 @@ def test_verdicts_on_other_rows_golds_are_math_verifys() -> None:
     golds = sorted(set(math_golds()))
     rng = random.Random(0)
     for gold, other in [(rng.choice(golds), rng.choice(golds)) for _ in range(1500)]:
-        expected = worker.verify(maths.plain(gold), maths.plain(other))
+        expected = worker.verify(equality.form(gold)[0], equality.form(other)[0])
         assert is_correct(other, gold, "math") is expected, (gold, other)
 
 

@@ -3,7 +3,7 @@ r"""Answers decided here, without math-verify, only where its verdict is certain
 Rationals in plain notation are compared exactly. What `reader` can evaluate (numbers, expressions, complex numbers,
 percentages, tuples, intervals, lists, matrices, equations `x = …`) is evaluated in floating point, which can only
 ever prove two answers DIFFERENT. Whatever is outside its grammar, or too close to call, is math-verify's business:
-`decide` returns None. tests/test_verify_closed_form.py checks its verdicts against math-verify's.
+`decide` returns None. tests/test_verify_numbers.py checks its verdicts against math-verify's.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from functools import lru_cache
 
 from openrlhf_mlpo.verify.reader import VARIABLES, Reader, Unsure
 
-_INT = r"(?:0|[1-9]\d{0,17})"
+_INT = r"\d{1,18}"
 _RATIONAL = re.compile(
-    rf"(?P<sign>-?)(?:(?P<int>{_INT})|(?P<thousands>[1-9]\d{{0,2}}(?:,\d{{3}}){{1,5}})"
+    rf"(?P<sign>[-+]?)(?:(?P<int>{_INT})|(?P<thousands>[1-9]\d{{0,2}}(?:,\d{{3}}){{1,5}})"
     r"|(?P<decimal>(?:0|[1-9]\d{0,5}|[1-9]\d{0,2}(?:,\d{3}){1,2})?\.\d{1,9})"
     rf"|\\frac\{{(?P<top>-?[1-9]\d{{0,17}})\}}\{{(?P<bottom>[1-9]\d{{0,17}})\}}|(?P<over>[1-9]\d{{0,17}})/(?P<under>[1-9]\d{{0,17}}))",
     re.ASCII,
@@ -50,7 +50,7 @@ def rational(text: str) -> tuple[Fraction, bool] | None:
         value = Fraction(int(part["top"]), int(part["bottom"]))
     else:
         value = Fraction(int(part["over"]), int(part["under"]))
-    return (-value if part["sign"] else value), part["decimal"] is not None
+    return (-value if part["sign"] == "-" else value), part["decimal"] is not None
 
 
 @lru_cache(maxsize=65536)
@@ -67,6 +67,11 @@ def value_of(text: str) -> Value | None:
     except (Unsure, ArithmeticError, ValueError):
         return None
     return (kind, values) if all(map(math.isfinite, values)) else None
+
+
+def right_side(text: str) -> str:
+    """The value of `x = value`; any other text as it is."""
+    return re.sub(r"^[a-zA-Z] ?= ?(?=[^=]*$)", "", text)
 
 
 def is_constant(text: str) -> bool:
