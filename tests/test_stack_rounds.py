@@ -1,0 +1,110 @@
+"""Rounds inside training on the real stack: killed and resumed, a team that fails, evaluation as before."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from openrlhf_mlpo import cpu
+from tests.stack import MLPO, finish, log_of, make_places, pairs, prompts_seen, saved_step, start, wait, wait_until
+
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.slow,
+    pytest.mark.skipif(not cpu.use_cpu(), reason="written for the CPU runtime"),
+]
+
+# Agents that take up the leader's last answer; every question they get is recorded, so that a test can see it.
+TEAM = """
+import json, os, time
+
+
+def _agent(name):
+    def answer(messages, *, seed, sampling):
+        with open(os.environ["TEAM_LOG"], "a") as log:
+            log.write(json.dumps([name, messages[-1]["content"], seed]) + "\\n")
+        time.sleep(float(os.environ.get("TEAM_SLEEP", 0)))
+        left = int(os.environ.get("TEAM_FAILS_AFTER", 10**9))
+        if name == "bob" and sum(1 for _ in open(os.environ["TEAM_LOG"])) > left:
+            raise RuntimeError("bob's server is gone")
+        return f"{name} now says <answer> True </answer>"
+
+    return answer
+
+
+ann, bob, cyd = map(_agent, ("ann", "bob", "cyd"))
+"""
+# Nearly greedy, so that a repeated step gives the same outputs and with them the same states.
+FLAGS = (
+    "--mlpo.template compact --mlpo.rounds 2 --rollout.temperature 0.01 --ckpt.save_steps 1 --ckpt.max_num 9".split()
+)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    folder = make_places(tmp_path_factory.mktemp("rounds"))
+    (folder / "team.py").write_text(TEAM)
+    agents = [
+        {"name": name, "engine": "callable", "model": f"{folder}/team.py:{name}"} for name in ("ann", "bob", "cyd")
+    ]
+    (folder / "team.yaml").write_text(json.dumps({"agents": agents}))
+    return folder
+
+
+def begin(places: Path, name: str, *flags: str, **environment: str):
+    (places / name).mkdir(exist_ok=True)
+    os.environ.update({"TEAM_LOG": str(places / name / "team.jsonl"), **environment})
+    try:
+        team = ["--mlpo.pool", str(places / "pool"), "--mlpo.team", str(places / "team.yaml")]
+        return start(MLPO, places, name, *FLAGS, *team, *flags)
+    finally:
+        for variable in environment:
+            del os.environ[variable]
+
+
+def asked(places: Path, name: str) -> list[list]:
+    log = places / name / "team.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def test_killed_in_the_middle_of_a_round_it_goes_on_with_the_same_prompts_and_states(places):
+    """16 questions, 4 groups of round 0 and 4 of round 1 a step: 4 steps an episode."""
+    whole = begin(places, "whole")
+    metrics = finish(whole, places, "whole")
+    assert len(metrics) == 4 and all("mlpo/accuracy_round_1" in step for step in metrics)
+    seen = prompts_seen(places, "whole")
+    assert len(seen) == 4 * 16 and len(asked(places, "whole")) == 4 * 4 * 3
+
+    killed = begin(places, "killed", TEAM_SLEEP="0.5")
+    # Step 2's team is being asked: its round 0 is answered, its round 1 is not.
+    wait_until(lambda: len(asked(places, "killed")) > 12 + 3, killed, places, "killed")
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert saved_step(places, "killed") == 1
+    before = len(prompts_seen(places, "killed"))
+    resumed = begin(places, "killed", "--ckpt.load_enable")
+    finish(resumed, places, "killed")
+    # In each step all prompts of round 0 are rewarded first: compare by label's round, steps 2 to 4.
+    assert pairs(prompts_seen(places, "killed", before)) == pairs(seen[16:])
+
+
+def test_a_team_that_fails_stops_the_run_with_its_name_and_the_run_goes_on_later(places):
+    stopped = begin(places, "fails", TEAM_FAILS_AFTER="14")
+    assert wait(stopped) not in (0, None)
+    log = log_of(places, "fails")
+    assert "agent bob" in log and "bob's server is gone" in log and "--mlpo.team_failures" in log
+    assert saved_step(places, "fails") == 1
+    finish(begin(places, "fails", "--ckpt.load_enable"), places, "fails")
+    assert saved_step(places, "fails") == 4
+
+
+def test_failures_are_counted_where_they_are_allowed(places):
+    run = begin(
+        places, "counts", "--mlpo.team_failures", "0.5", "--eval.dataset", str(places / "eval"), "--eval.steps", "2",
+        TEAM_FAILS_AFTER="14",
+    )  # fmt: skip
+    metrics = finish(run, places, "counts")
+    assert metrics[0]["mlpo/agents_failed"] == 0 and metrics[-1]["mlpo/agents_failed"] == pytest.approx(1 / 3)
+    assert "eval_bbh_team_pass1" in log_of(places, "counts")
