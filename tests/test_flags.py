@@ -107,8 +107,14 @@ BAD = [
     ("--train.max_epochs 0", "--train.max_epochs"),
     ("--train.batch_size 64", "--train.batch_size 64: a rollout batch of 8 prompts x 4 samples never fills"),
     ("--train.batch_size 32 --rollout.vllm_generate_batch_size 4", "--train.batch_size 32: a rollout batch"),
-    ("--rollout.batch_size 32 --train.batch_size 64 --mlpo.drop_correct 2", "12 questions of .* x 4 samples are 48"),
-    ("--data.max_samples 3 --mlpo.drop_correct 2", "--train.batch_size 16: the 3 questions of .*pool x 4 .* are 12"),
+    (
+        "--rollout.batch_size 32 --train.batch_size 64 --mlpo.drop_correct 2",
+        "12 questions kept of .* x 4 samples are 48",
+    ),
+    (
+        "--data.max_samples 3 --mlpo.drop_correct 2",
+        "--train.batch_size 16: the 3 questions kept of .*pool x 4 .* are 12",
+    ),
     ("--data.max_len 36 --mlpo.drop_correct 2", "row 1: a leader prompt cannot fit.*leave out 12 .*--mlpo.drop_long"),
     ("--data.max_len 36 --mlpo.drop_correct 2 --mlpo.drop_long", "no question is left of 12; left out: 12 too long"),
     ("--reward.remote_url nothere.py", "nothere.py: no such file"),

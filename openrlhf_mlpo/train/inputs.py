@@ -49,8 +49,8 @@ def check_files(args: SimpleNamespace) -> None:
     # A mixture repeats questions until its last pool is used up: there are at least as many.
     if args.data.prompt_probs is None and samples_at_once(args, questions) < args.train.batch_size:
         raise UserError(
-            f"--train.batch_size {args.train.batch_size}: the {questions} questions of {args.mlpo.pool} x {n} samples "
-            f"are {questions * n} and never fill one optimizer step; lower it, or use more questions"
+            f"--train.batch_size {args.train.batch_size}: the {questions} questions kept of {args.mlpo.pool} x {n} "
+            f"samples are {questions * n} and never fill one optimizer step; lower it, or use more questions"
         )
     if args.eval.dataset:
         _check_pools(renderer, args, args.eval.dataset, "--eval.split")
