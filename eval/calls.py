@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from openrlhf_mlpo.engines import Completion
+from openrlhf_mlpo.engines import Completion, Outcomes
 from openrlhf_mlpo.rounds import Generate, Prompt
 
 FIELDS = ("text", "prompt_tokens", "completion_tokens", "finish_reason")  # of a Completion, in its order
@@ -37,6 +37,7 @@ class Models:
         self.store, self.max_engines, self.batch, self.progress = store, max_engines, batch, progress
         self._open: dict[str, Any] = {}
         self.asked = self.reused = 0
+        self.outcomes: dict[str, Outcomes] = {}  # by player
         if store is not None:
             store.mkdir(parents=True, exist_ok=True)
 
@@ -67,7 +68,11 @@ class Models:
                     self.reused += len(chunk) * n
                 done += answered["completions"]
                 seconds += answered["seconds"]
-            return [[Completion(*c) for c in samples] for samples in done], seconds
+            answers = [[Completion(*c) for c in samples] for samples in done]
+            outcomes = self.outcomes.setdefault(name, Outcomes(name))
+            for samples in answers:
+                outcomes.add(samples)
+            return answers, seconds
 
         return generate
 
@@ -106,6 +111,11 @@ class Models:
         part = self.store / f"{key}.{os.getpid()}.part"
         part.write_text(json.dumps({"player": name, **answered}), encoding="utf-8")
         part.replace(self.store / f"{key}.json")
+
+    def report(self) -> None:
+        """Name the empty responses of each player and why they are empty."""
+        for outcomes in self.outcomes.values():
+            outcomes.report()
 
     def close(self) -> None:
         """Close all engines; safe to call twice."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 
-from openrlhf_mlpo.engines import Completion, Conversation, Sampling, make_engine, request_seed
+from openrlhf_mlpo.engines import Completion, Conversation, Outcomes, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.pool_writer import PoolWriter
 from openrlhf_mlpo.prompts import PromptTemplate, agent_messages, load_template
@@ -91,6 +91,7 @@ def sample_agent(
     prompts = LazyMap(len(todo), lambda position: conversation(questions[todo[position]]))
     seeds = None if seed is None else LazyMap(len(todo), request)
     sampling = Sampling.from_dict(agent.sampling)
+    outcomes = Outcomes(f"agent {agent.name}", answered=len(done) * writer.samples)
     progress = Progress(agent.name, total=len(writer.ids), initial=len(done))
     waiting: deque[tuple[str, Future]] = deque()
 
@@ -103,7 +104,8 @@ def sample_agent(
         with make_engine(agent) as engine, ThreadPoolExecutor(VERIFY_THREADS) as pool:
             try:
                 progress.start()
-                for position, completions in engine.stream(prompts, n=writer.samples, seed=seeds, sampling=sampling):
+                stream = engine.stream(prompts, n=writer.samples, seed=seeds, sampling=sampling)
+                for position, completions in outcomes.watch(stream):
                     row = questions[todo[position]]
                     waiting.append((row["id"], pool.submit(judge, agent, row, completions)))
                     progress.update(completions)
@@ -118,6 +120,7 @@ def sample_agent(
     finally:
         progress.close()
     writer.flush()
+    outcomes.report()
 
 
 def judge(agent: Agent, row: dict, completions: list[Completion]) -> list[dict]:

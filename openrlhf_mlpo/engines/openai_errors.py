@@ -1,0 +1,190 @@
+"""What an endpoint's errors mean: about one row or about all, which of the user's settings to change, and no key in it.
+
+Only imported when an endpoint is asked: it needs the client library.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from openrlhf_mlpo.engines.base import CONTENT_FILTER, REFUSED, TOO_LONG
+from openrlhf_mlpo.engines.openai_reply import BadReply, completion_of
+from openrlhf_mlpo.errors import UserError
+
+_FAULT = "openrlhf_mlpo_fault"  # a response's extension: why a reply with status 200 is none
+
+# Words only name the reason of a refused row; whether it is the row's is decided by asking something else.
+_TOO_LONG = re.compile(
+    r"context[ _-]?(?:length|size|window|limit)|max_model_len|too many (?:input )?tokens|token count|token limit|"
+    r"(?:prompt|input|request|message)s?\b.{0,60}(?:too (?:long|large|big)|exceed|longer|larger|maximum|must have less)|"
+    r"length of (?:the )?(?:prompt|input|message)|too large for model|entity too large"
+)
+_FILTER = re.compile(
+    r"content.{0,3}(?:filter|policy|management|moderation|exists risk|violat)|moderation|flagged|safety|inappropriate|"
+    r"prohibited|guardrail|data.?inspection|usage (?:guidelines|polic)|sensitive|unsafe|harmful|responsible.?ai|censor|"
+    r"blocked|invalid_prompt|recitation|敏感|违规|不安全"
+)
+_NO_CREDIT = re.compile(
+    r"insufficient[_ ](?:quota|balance|credit|fund)|credit balance|out of credits?|billing.{0,3}(?:hard.)?limit|arrear"
+)
+_QUOTA = re.compile(r"exceeded your current quota")  # Gemini says so too when only a minute's share is used up
+_LATER = re.compile(r"retry|per.?minute|per.?day|resource_exhausted")
+_TOO_LARGE = "request too large"  # a rate limit (429) that this one request exceeds by itself
+# Statuses that can be about one request; 403, 406: a filter or a firewall that dislikes what it holds.
+_ROW_STATUS = (400, 403, 406, 413, 414, 422, 451)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One endpoint as its errors speak of it. The key is held to keep it out of every text, and never shown."""
+
+    url: str
+    model: str
+    key: str = field(repr=False)
+    key_env: str
+    timeout: float
+    served: tuple[str, ...] = ()
+    context: int = 0  # tokens; 0: the endpoint does not say
+
+    @property
+    def where(self) -> str:
+        url = urlsplit(self.url or "https://api.openai.com/v1")
+        return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path}".rstrip("/")
+
+    def words(self, error: BaseException) -> str:
+        """What an error says, in one line of at most 300 characters without the key."""
+        text = str(error)
+        if isinstance(error, openai.APIStatusError):
+            text = error.response.extensions.get(_FAULT) or _message(error.body) or error.response.text
+        return self.scrub(" ".join(text.split()) or type(error).__name__)[:300]
+
+    def scrub(self, text: str) -> str:
+        return text.replace(self.key, "***") if self.key else text
+
+    def explain(self, error: BaseException) -> BaseException:
+        """The UserError for an endpoint's error; other errors come back as they are."""
+        status = error.status_code if isinstance(error, openai.APIStatusError) else 0
+        if status == 402 or (status in (400, 403, 429) and no_credit(error.response.text)):
+            return UserError(
+                f"{self.where} has no credit left for the key in {self.key_env} ({status}: {self.words(error)}); "
+                "see the account's plan and billing"
+            )
+        if status in (401, 403):
+            words = "" if status == 401 else f": {self.words(error)}"
+            return UserError(
+                f"{self.where} refuses the API key ({status}); check the environment variable {self.key_env}{words}"
+            )
+        if status == 404:
+            return UserError(self._not_found(error))
+        if status == 429:
+            return UserError(
+                f"{self.where} still limits the rate (429) after all retries; lower engine_args.concurrency: "
+                f"{self.words(error)}"
+            )
+        if isinstance(error, openai.APITimeoutError):
+            return UserError(
+                f"{self.where} did not answer within {self.timeout:g} s, all retries included; raise "
+                "engine_args.timeout or lower engine_args.concurrency"
+            )
+        if isinstance(error, openai.APIConnectionError):
+            return UserError(
+                f"no connection to {self.where} ({self.words(error.__cause__ or error)}); is the server up?"
+            )
+        if status and _FAULT in error.response.extensions:
+            return UserError(f"{self.where}: the endpoint's reply is not in OpenAI's form: {self.words(error)}")
+        if status:
+            return UserError(f"{self.where} answered {status}: {self.words(error)}{_advice(self.words(error))}")
+        return error
+
+    def _not_found(self, error: openai.APIStatusError) -> str:
+        """Whether it is the model or the address that is wrong."""
+        path = error.request.url.path
+        said = error.response.text.lower()
+        names_model = self.model.lower() in said or re.search(r"\b(?:model|deployment)\b", said)
+        if names_model or (self.served and self.model not in self.served):
+            served = f"; it serves {', '.join(self.served[:20])}" if self.served else f": {self.words(error)}"
+            return f"{self.where} has no model {self.model!r} (404){served}"
+        return (
+            f"nothing answers at {path} of {self.where} (404: {self.words(error)}); engine_args.base_url must be the "
+            "part before /chat/completions, for most servers http://HOST:PORT/v1"
+        )
+
+
+def row_reason(error: openai.APIStatusError, endpoint: Endpoint) -> str:
+    """The finish_reason of a row whose request this error refused, or "" when it can only concern all rows."""
+    said = error.response.text.lower()
+    too_large = error.status_code == 429 and _TOO_LARGE in said
+    if error.status_code not in _ROW_STATUS and error.status_code < 500 and not too_large:
+        return ""
+    if too_large or error.status_code == 413 or _TOO_LONG.search(said):
+        return TOO_LONG
+    if error.status_code < 500 and _FILTER.search(said):
+        return CONTENT_FILTER
+    return f"{REFUSED}: {error.status_code} {endpoint.words(error)}"
+
+
+def no_credit(text: str) -> bool:
+    """Whether an error says that nothing is left to pay with, as against too many requests a minute."""
+    text = text.lower()
+    return bool(_NO_CREDIT.search(text) or (_QUOTA.search(text) and not _LATER.search(text)))
+
+
+async def mark_bad_replies(response: Any) -> None:
+    """Give a reply with status 200 that holds no answer an error's status, so that the library retries it like one;
+    and say which 429 is not worth a retry. An event hook of the HTTP client."""
+    if response.request.method != "POST" or response.status_code not in (200, 429):
+        return
+    await response.aread()
+    if response.status_code == 429:
+        if no_credit(response.text) or _TOO_LARGE in response.text.lower():
+            response.headers["x-should-retry"] = "false"
+        return
+    try:
+        completion_of(json.loads(response.content))
+    except BadReply as problem:
+        response.status_code = problem.status
+        response.extensions[_FAULT] = str(problem)
+    except ValueError:  # cut, or no JSON at all
+        response.status_code = 502
+        response.extensions[_FAULT] = response.text[:2000]
+
+
+def never_connected(error: BaseException | None) -> bool:
+    """Whether a connection could not be made at all, as against one that broke; by name, for any HTTP library."""
+    while error is not None:
+        if type(error).__name__ in ("ConnectError", "UnsupportedProtocol", "LocalProtocolError", "InvalidURL"):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _message(body: Any) -> str:
+    """The words inside an error's body, whatever its form."""
+    if isinstance(body, list) and body:
+        body = body[0]
+    for name in ("error", "message", "detail", "msg"):
+        if isinstance(body, dict) and body.get(name):
+            return _message(body[name])
+    return body if isinstance(body, str) else json.dumps(body) if body else ""
+
+
+def _advice(words: str) -> str:
+    """Which setting to change, for a refusal that names a parameter."""
+    said = words.lower()
+    for name in ("temperature", "top_p", "max_tokens"):
+        if re.search(rf"\b{name}\b", said):
+            return f"; sampling.{name}: null in the team file leaves it out"
+    if re.search(r"\bseed\b", said):
+        return "; engine_args.send_seed: false leaves it out"
+    if re.search(r"\bstop\b", said):
+        return "; change sampling.stop"
+    for name in ("top_k", "min_p", "repetition_penalty"):
+        if name in said:
+            return f"; remove sampling.{name}"
+    return ""
