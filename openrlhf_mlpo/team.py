@@ -89,6 +89,10 @@ def _digest(state: list) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
 
 
+_TEXTS = ("name", "model", "engine", "prompt", "system")
+_MAPS = ("sampling", "engine_args")
+
+
 def load_team(path: str | Path) -> list[Agent]:
     """The agents of a YAML team file, in order.
 

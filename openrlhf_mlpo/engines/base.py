@@ -45,8 +45,8 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw a response. `top_k` 0 and `max_tokens` 0 mean no limit (of the engine's own); `temperature` or `top_p`
-    None is not asked for, so that the engine's or endpoint's own default holds."""
+    """How to draw a response. `top_k` 0 and `max_tokens` 0 mean no limit (of the engine's own); `temperature` and
+    `top_p` None are not asked for, so that the engine's or endpoint's own default holds."""
 
     temperature: float | None = 1.0
     top_p: float | None = 1.0

@@ -44,10 +44,10 @@ _PROBE = "Answer with one word: ready?"  # asked to learn whether a refusal conc
 class OpenAIEngine(Engine):
     """`engine_args`: the names in `_SETTINGS`. The key is read from the environment and kept nowhere else.
 
-    A request that is refused (400, 413, 422, a filter's 403, 5xx after all retries) while another with the same settings
-    is taken gets an empty completion with the reason; one that is refused for all ends the run. `max_tokens` is cut to
-    the room in the context, sent as `max_completion_tokens` where the endpoint wants that, and, like `temperature` and
-    `top_p`, left out where the team file says null; another name for it goes into `extra_body`.
+    A request that is refused (400, 403, 413, 422, …, 5xx after all retries) while another with the same settings is
+    taken gets an empty completion with the reason; what is refused for all ends the run. `max_tokens` is cut to the
+    room in the context, sent as `max_completion_tokens` where the endpoint wants that, and, like `temperature` and
+    `top_p`, left out where the team file says null; yet another name for it goes into `extra_body`.
     """
 
     def __init__(self, model: str, engine_args: Mapping):
@@ -185,7 +185,9 @@ class _Run:
                 return
             prompt = _PROBE if isinstance(conversation, str) else [{"role": "user", "content": _PROBE}]
             try:
-                await self.send(client, prompt, None if self.seed is None else 0)
+                # A server error has been retried long enough to be known.
+                other = client.with_options(max_retries=1) if refusal.status_code >= 500 else client
+                await self.send(other, prompt, None if self.seed is None else 0)
             except openai.APIStatusError as error:
                 raise (refusal if error.status_code == refusal.status_code else error) from None
 

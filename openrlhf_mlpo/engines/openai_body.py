@@ -15,13 +15,17 @@ _UNSUPPORTED = re.compile(
 _NEUTRAL = {"top_p": 1.0, "temperature": 1.0, "add_special_tokens": False}
 
 # The context and the prompt's length as OpenAI, vLLM, SGLang, TGI, llama.cpp, Anthropic and their kin put them.
-_CONTEXT = re.compile(
-    r"(?:context[ _](?:length|size|window|limit)|n_ctx|max_model_len|model length|sequence length)\D{0,30}(\d+)"
-    r"|must be <= (\d+)|\d+ \+ \d+ > (\d+)"
+_CONTEXT = (
+    r"\d+ \+ \d+ > (\d+)",
+    r"must be <= (\d+)",
+    r"(?:context[ _](?:length|size|window|limit)|n_ctx|max_model_len|model length|sequence length)\D{0,30}(\d+)",
 )
-_PROMPT = re.compile(
-    r"(\d+) (?:tokens )?(?:in|from) the (?:input )?(?:messages|prompt|input)|(\d+) input tokens|(\d+) `?inputs`? tokens"
-    r"|n_prompt_tokens\D{1,4}(\d+)|(?:prompt|request|input)(?: length)? \((\d+)|(\d+) \+ \d+ > \d+"
+_PROMPT = (
+    r"(\d+) \+ \d+ > \d+",
+    r"(\d+) (?:tokens )?(?:in|from) the (?:input )?(?:messages|prompt|input)",
+    r"(\d+) (?:input|`?inputs`?) tokens",
+    r"n_prompt_tokens\D{1,4}(\d+)",
+    r"(?:prompt|request|input)(?: length)? \((\d+)",
 )
 
 
@@ -56,7 +60,9 @@ class Parameters:
         for name, neutral in (("top_k", 0), ("min_p", 0), ("repetition_penalty", 1)):
             if getattr(sampling, name) != neutral:
                 body[name] = getattr(sampling, name)
-        body = {name: value for name, value in body.items() if name not in self.left_out}
+        for name in self.left_out:
+            if name in body and body[name] == _NEUTRAL[name]:
+                del body[name]
         return {**body, **self.extra_body}
 
     def learn(self, refusal: str, sent: dict[str, Any]) -> bool:
@@ -95,6 +101,5 @@ def room(refusal: str, limit: int, context: int = 0) -> int | None:
     return 0
 
 
-def _number(pattern: re.Pattern, text: str) -> int:
-    match = pattern.search(text)
-    return int(next(group for group in match.groups() if group)) if match else 0
+def _number(patterns: tuple[str, ...], text: str) -> int:
+    return next((int(match[1]) for pattern in patterns if (match := re.search(pattern, text))), 0)

@@ -17,13 +17,13 @@ from openrlhf_mlpo.engines.base import CONTENT_FILTER, REFUSED, TOO_LONG
 from openrlhf_mlpo.engines.openai_reply import BadReply, completion_of
 from openrlhf_mlpo.errors import UserError
 
-_FAULT = "openrlhf_mlpo_fault"  # a response's extension: why a reply with status 200 is none
+_FAULT = "openrlhf_mlpo_fault"  # a response's extension: its status was 200, but it holds no answer
 
 # Words only name the reason of a refused row; whether it is the row's is decided by asking something else.
 _TOO_LONG = re.compile(
     r"context[ _-]?(?:length|size|window|limit)|max_model_len|too many (?:input )?tokens|token count|token limit|"
-    r"(?:prompt|input|request|message)s?\b.{0,60}(?:too (?:long|large|big)|exceed|longer|larger|maximum|must have less)|"
-    r"length of (?:the )?(?:prompt|input|message)|too large for model|entity too large"
+    r"(?:prompt|input|request|message)s?\b.{0,60}(?:too (?:long|large|big)|exceed|longer|larger|maximum|must have)|"
+    r"inputs`? tokens|length of (?:the )?(?:prompt|input|message)|too large for model|entity too large"
 )
 _FILTER = re.compile(
     r"content.{0,3}(?:filter|policy|management|moderation|exists risk|violat)|moderation|flagged|safety|inappropriate|"
@@ -61,7 +61,7 @@ class Endpoint:
         """What an error says, in one line of at most 300 characters without the key."""
         text = str(error)
         if isinstance(error, openai.APIStatusError):
-            text = error.response.extensions.get(_FAULT) or _message(error.body) or error.response.text
+            text = _message(error.body) or error.response.text
         return self.scrub(" ".join(text.split()) or type(error).__name__)[:300]
 
     def scrub(self, text: str) -> str:
@@ -148,11 +148,9 @@ async def mark_bad_replies(response: Any) -> None:
     try:
         completion_of(json.loads(response.content))
     except BadReply as problem:
-        response.status_code = problem.status
-        response.extensions[_FAULT] = str(problem)
+        response.status_code, response.extensions[_FAULT] = problem.status, True
     except ValueError:  # cut, or no JSON at all
-        response.status_code = 502
-        response.extensions[_FAULT] = response.text[:2000]
+        response.status_code, response.extensions[_FAULT] = 502, True
 
 
 def never_connected(error: BaseException | None) -> bool:

@@ -18,16 +18,15 @@ _THINKING = ("thinking", "reasoning", "reasoning.text", "reasoning.summary")
 class BadReply(ValueError):
     """A reply with status 200 that holds no answer; `status` is the HTTP status that it deserves."""
 
-    def __init__(self, text: str, status: int = 502):
-        super().__init__(text)
+    def __init__(self, status: int = 502):
         self.status = status
 
 
 def completion_of(content: Any) -> Completion:
     """The completion in a decoded reply to /chat/completions or /completions. Raises BadReply.
 
-    Reasoning that comes beside the answer is put before it as `<think>…</think>`; where there is nothing else, it is the
-    text. A refusal and tool calls are text too, named by `finish_reason` "refusal" and "tool_calls".
+    Reasoning that comes beside the answer is put before it as `<think>…</think>`; where there is nothing else, it is
+    the text. A refusal and tool calls are text too, named by `finish_reason` "refusal" and "tool_calls".
     """
     choices = content.get("choices") if isinstance(content, dict) else None
     error = content.get("error") if isinstance(content, dict) else None
@@ -35,9 +34,9 @@ def completion_of(content: Any) -> Completion:
     if isinstance(choice, dict) and not error:
         error = choice.get("error")
     if error:
-        raise BadReply(_short(error), _status(error))
+        raise BadReply(_status(error))
     if not isinstance(choice, dict):
-        raise BadReply(_short(content))
+        raise BadReply()
     finish = str(choice.get("finish_reason") or "stop").lower()
     finish = _FINISH.get(finish, finish)
     if isinstance(choice.get("text"), str):
@@ -45,9 +44,9 @@ def completion_of(content: Any) -> Completion:
     elif isinstance(choice.get("message"), dict):
         thinking, text, finish = _message(choice["message"], finish)
     else:
-        raise BadReply(_short(content))
+        raise BadReply()
     if finish == "error":
-        raise BadReply(_short(content))
+        raise BadReply()
     if not text.strip():
         text = thinking or text
     elif thinking.strip() and thinking.strip() not in text:
@@ -106,8 +105,3 @@ def _status(error: Any) -> int:
 
 def _count(value: Any) -> int:
     return int(value) if isinstance(value, int | float) else 0
-
-
-def _short(content: Any) -> str:
-    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
-    return " ".join(text.split())[:2000]
