@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Models:
         self._open: dict[str, Any] = {}
         self.asked = self.reused = 0
         self.outcomes: dict[str, Outcomes] = {}  # by player
+        self._counted: set[str] = set()
         if store is not None:
             store.mkdir(parents=True, exist_ok=True)
 
@@ -66,13 +68,13 @@ class Models:
                     self.asked += len(chunk) * n
                 else:
                     self.reused += len(chunk) * n
-                done += answered["completions"]
+                completions = [[Completion(*c) for c in samples] for samples in answered["completions"]]
+                if key not in self._counted:  # several methods ask for round 0
+                    self._counted.add(key)
+                    self.outcomes.setdefault(name, Outcomes(name)).add(chain.from_iterable(completions))
+                done += completions
                 seconds += answered["seconds"]
-            answers = [[Completion(*c) for c in samples] for samples in done]
-            outcomes = self.outcomes.setdefault(name, Outcomes(name))
-            for samples in answers:
-                outcomes.add(samples)
-            return answers, seconds
+            return done, seconds
 
         return generate
 
