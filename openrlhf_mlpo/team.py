@@ -143,7 +143,7 @@ def _read(path: Path, where: str) -> Any:
 def _agent(entry: Any, defaults: dict) -> Agent:
     """One checked agent of the file."""
     entry = _checked(entry)
-    merged = {**defaults, **entry}
+    merged: dict[str, Any] = {**defaults, **entry}
     for key in _MAPS:
         merged[key] = {**defaults.get(key, {}), **entry.get(key, {})}
     for key in ("name", "model"):

@@ -103,6 +103,8 @@ QUIRKS: dict[str, Callable] = {
     "crash": refused(500, "internal error: index out of range"),
     "no-choices": refused(200, {"choices": []}),
     "error-inside": refused(200, {"error": {"code": 400, "message": "Provider returned error"}}),
+    "hang": lambda server, body, prompt: time.sleep(server.hang_s) if ODD in prompt else None,
+    "hang-up": refused(0, ""),
     "echo-key": echo_key,
     # `max_tokens` and the context, in the words of …
     "room-openai": context(
@@ -195,6 +197,9 @@ class FaultServer:
                         owner.running -= 1
 
             def reply(self, status: int, content, headers: dict | None = None, cut: bool = False) -> None:
+                if not status:
+                    self.close_connection = True
+                    return
                 plain = isinstance(content, str)  # sent as it is
                 data = content.encode() if plain else json.dumps(content).encode()
                 self.send_response(status)
@@ -222,7 +227,7 @@ class FaultServer:
             daemon_threads = True
 
         self.server = Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()  # seconds until it ends
         return f"http://127.0.0.1:{self.server.server_port}/v1"
 
     def __exit__(self, *_):

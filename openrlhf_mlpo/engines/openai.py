@@ -165,18 +165,21 @@ class _Run:
 
         try:
             return await self.send(client, conversation, seed)
-        except openai.APIStatusError as error:
+        except (openai.APIStatusError, openai.APIConnectionError) as error:
             reason = row_reason(error, self.engine.endpoint)
             if not reason:
                 raise
             # A reason that we know by name is believed once anything was answered; else another request decides.
-            sure = error.status_code in (400, 413, 422) and not reason.startswith(REFUSED)
-            if not sure or self.accepted == -math.inf:
-                await self.check_others(client, conversation, error)
+            status = getattr(error, "status_code", 0)
+            if reason.startswith(REFUSED) or status not in (400, 413, 422) or self.accepted == -math.inf:
+                await self.check_others(client, conversation, error, retried=not status or status >= 500)
             return Completion("", 0, 0, reason)
 
-    async def check_others(self, client, conversation: Conversation, refusal) -> None:
-        """Raise the refusal unless the endpoint still takes another request with these settings."""
+    async def check_others(self, client, conversation: Conversation, refusal: Exception, retried: bool) -> None:
+        """Raise the refusal unless the endpoint still takes another request with these settings.
+
+        `retried`: the refused request was tried again and again, so that once more is enough for this one.
+        """
         import openai
 
         began = time.monotonic()
@@ -185,15 +188,17 @@ class _Run:
                 return
             prompt = _PROBE if isinstance(conversation, str) else [{"role": "user", "content": _PROBE}]
             try:
-                # A server error has been retried long enough to be known.
-                other = client.with_options(max_retries=1) if refusal.status_code >= 500 else client
+                other = client.with_options(max_retries=1) if retried else client
                 await self.send(other, prompt, None if self.seed is None else 0)
-            except openai.APIStatusError as error:
-                raise (refusal if error.status_code == refusal.status_code else error) from None
+            except openai.APIError as error:
+                same = getattr(error, "status_code", 0) == getattr(refusal, "status_code", 0)
+                raise (refusal if same else error) from None
 
     async def send(self, client, conversation: Conversation, seed: int | None) -> Completion:
         """Post a request, in the form and with the number of tokens that the endpoint's refusals ask for."""
         import openai
+
+        from openrlhf_mlpo.engines.openai_errors import said
 
         engine, began = self.engine, time.monotonic()
         path = "/completions" if isinstance(conversation, str) else "/chat/completions"
@@ -206,9 +211,9 @@ class _Run:
             except openai.APIStatusError as error:
                 if error.status_code not in (400, 413, 422):
                     raise
-                if engine.parameters.learn(error.response.text, body):
+                if engine.parameters.learn(said(error), body):
                     continue
-                less = room(error.response.text, limit, engine.endpoint.context)
+                less = room(said(error), limit, engine.endpoint.context)
                 if less is None:
                     raise
                 limit = less if limit == self.sampling.max_tokens else 0
@@ -270,7 +275,7 @@ def _check_address(url: str, what: str) -> None:
         shown = url.partition("?")[0]
         raise UserError(f"{what} must begin with http:// or https://, as in http://localhost:8000/v1, not {shown!r}")
     if parts.query or parts.fragment:
-        raise UserError(f"{what} must end before ? or #; what is to be sent with every request goes into extra_body")
+        raise UserError(f"{what} must end before ? or #: a query is not sent")
     for end in ("/chat/completions", "/completions", "/models", "/responses"):
         if parts.path.rstrip("/").endswith(end):
             raise UserError(f"{what} must end before {end}, which is added: {url.rstrip('/').removesuffix(end)}")

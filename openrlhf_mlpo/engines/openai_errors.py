@@ -9,7 +9,6 @@ import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 
@@ -40,6 +39,16 @@ _TOO_LARGE = "request too large"  # a rate limit (429) that this one request exc
 _ROW_STATUS = (400, 403, 406, 413, 414, 422, 451)
 
 
+# What a refusal names -> the setting to change.
+_ADVICE = {
+    r"\bmax_(?:completion_)?tokens\b": "lower sampling.max_tokens, or leave it out with null",
+    r"\b(?:temperature|top_p)\b": "leave it out with sampling.{0}: null in the team file",
+    r"\bseed\b": "leave it out with engine_args.send_seed: false",
+    r"\bstop\b": "change sampling.stop",
+    r"\b(?:top_k|min_p|repetition_penalty)\b": "remove sampling.{0}",
+}
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One endpoint as its errors speak of it. The key is held to keep it out of every text, and never shown."""
@@ -54,14 +63,11 @@ class Endpoint:
 
     @property
     def where(self) -> str:
-        url = urlsplit(self.url or "https://api.openai.com/v1")
-        return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path}".rstrip("/")
+        return (self.url or "https://api.openai.com/v1").rstrip("/")
 
     def words(self, error: BaseException) -> str:
         """What an error says, in one line of at most 300 characters without the key."""
-        text = str(error)
-        if isinstance(error, openai.APIStatusError):
-            text = _message(error.body) or error.response.text
+        text = _message(error.body) or error.response.text if isinstance(error, openai.APIStatusError) else str(error)
         return self.scrub(" ".join(text.split()) or type(error).__name__)[:300]
 
     def scrub(self, text: str) -> str:
@@ -80,7 +86,7 @@ class Endpoint:
             return UserError(
                 f"{self.where} refuses the API key ({status}); check the environment variable {self.key_env}{words}"
             )
-        if status == 404:
+        if status in (404, 405):
             return UserError(self._not_found(error))
         if status == 429:
             return UserError(
@@ -99,34 +105,61 @@ class Endpoint:
         if status and _FAULT in error.response.extensions:
             return UserError(f"{self.where}: the endpoint's reply is not in OpenAI's form: {self.words(error)}")
         if status:
-            return UserError(f"{self.where} answered {status}: {self.words(error)}{_advice(self.words(error))}")
+            return UserError(f"{self.where} answered {status}: {self.words(error)}{self._advice(error)}")
         return error
 
     def _not_found(self, error: openai.APIStatusError) -> str:
         """Whether it is the model or the address that is wrong."""
-        path = error.request.url.path
-        said = error.response.text.lower()
-        names_model = self.model.lower() in said or re.search(r"\b(?:model|deployment)\b", said)
-        if names_model or (self.served and self.model not in self.served):
-            served = f"; it serves {', '.join(self.served[:20])}" if self.served else f": {self.words(error)}"
-            return f"{self.where} has no model {self.model!r} (404){served}"
+        text = error.response.text.lower()
+        names_model = self.model.lower() in text or re.search(r"\b(?:model|deployment)\b", text)
+        if error.status_code == 404 and (names_model or self._other_models):
+            return f"{self.where} has no model {self.model!r} (404){self._other_models or ': ' + self.words(error)}"
         return (
-            f"nothing answers at {path} of {self.where} (404: {self.words(error)}); engine_args.base_url must be the "
-            "part before /chat/completions, for most servers http://HOST:PORT/v1"
+            f"nothing answers at {error.request.url.path} of {self.where} ({error.status_code}: {self.words(error)}); "
+            "engine_args.base_url must be the part before /chat/completions, for most servers http://HOST:PORT/v1"
         )
 
+    @property
+    def _other_models(self) -> str:
+        """`; it serves …` when the endpoint has a list of models and this one is not on it."""
+        return f"; it serves {', '.join(self.served[:20])}" if self.served and self.model not in self.served else ""
 
-def row_reason(error: openai.APIStatusError, endpoint: Endpoint) -> str:
-    """The finish_reason of a row whose request this error refused, or "" when it can only concern all rows."""
-    said = error.response.text.lower()
-    too_large = error.status_code == 429 and _TOO_LARGE in said
+    def _advice(self, error: openai.APIStatusError) -> str:
+        """Which setting to change, for a refusal that names a parameter."""
+        words = said(error)
+        for pattern, advice in _ADVICE.items():
+            if match := re.search(pattern, words):
+                return "; " + advice.format(match[0])
+        return self._other_models if "model" in words else ""
+
+
+def row_reason(error: openai.APIStatusError | openai.APIConnectionError, endpoint: Endpoint) -> str:
+    """The finish_reason of a row whose request ended so, after all retries; "" when it can only concern all rows."""
+    if isinstance(error, openai.APITimeoutError):
+        return f"{REFUSED}: no answer within {endpoint.timeout:g} s"
+    if isinstance(error, openai.APIConnectionError):
+        return "" if never_connected(error) else f"{REFUSED}: the connection broke"
+    words = said(error)
+    too_large = error.status_code == 429 and _TOO_LARGE in words
     if error.status_code not in _ROW_STATUS and error.status_code < 500 and not too_large:
         return ""
-    if too_large or error.status_code == 413 or _TOO_LONG.search(said):
+    if too_large or error.status_code == 413 or _TOO_LONG.search(words):
         return TOO_LONG
-    if error.status_code < 500 and _FILTER.search(said):
+    if error.status_code < 500 and _FILTER.search(words):
         return CONTENT_FILTER
     return f"{REFUSED}: {error.status_code} {endpoint.words(error)}"
+
+
+def said(error: openai.APIStatusError) -> str:
+    """An error's words and codes in lower case, without what it may repeat of the request."""
+    body = error.body[0] if isinstance(error.body, list) and error.body else error.body
+    body = body.get("error", body) if isinstance(body, dict) else body
+    codes = (
+        [str(body[name]) for name in ("code", "type", "param", "status") if name in body]
+        if isinstance(body, dict)
+        else []
+    )
+    return " ".join([_message(body) or error.response.text, *codes]).lower()
 
 
 def no_credit(text: str) -> bool:
@@ -163,26 +196,13 @@ def never_connected(error: BaseException | None) -> bool:
 
 
 def _message(body: Any) -> str:
-    """The words inside an error's body, whatever its form."""
+    """The words inside an error's body, whatever its form; "" for none."""
     if isinstance(body, list) and body:
         body = body[0]
-    for name in ("error", "message", "detail", "msg"):
-        if isinstance(body, dict) and body.get(name):
-            return _message(body[name])
-    return body if isinstance(body, str) else json.dumps(body) if body else ""
-
-
-def _advice(words: str) -> str:
-    """Which setting to change, for a refusal that names a parameter."""
-    said = words.lower()
-    for name in ("temperature", "top_p", "max_tokens"):
-        if re.search(rf"\b{name}\b", said):
-            return f"; sampling.{name}: null in the team file leaves it out"
-    if re.search(r"\bseed\b", said):
-        return "; engine_args.send_seed: false leaves it out"
-    if re.search(r"\bstop\b", said):
-        return "; change sampling.stop"
-    for name in ("top_k", "min_p", "repetition_penalty"):
-        if name in said:
-            return f"; remove sampling.{name}"
-    return ""
+    if not isinstance(body, dict):
+        return body if isinstance(body, str) else ""
+    if "msg" in body and isinstance(body.get("loc"), list):  # FastAPI's: where and what
+        return f"{'.'.join(map(str, body['loc']))}: {body['msg']}"
+    raw = body["metadata"].get("raw") if isinstance(body.get("metadata"), dict) else None  # what a gateway was told
+    words = next((_message(body[name]) for name in ("error", "message", "detail", "msg") if body.get(name)), "")
+    return f"{words}: {raw}" if isinstance(raw, str) else words

@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from openrlhf_mlpo.engines.base import (
     TOO_LONG,
@@ -121,7 +122,7 @@ class VllmEngine(Engine):
         from vllm import SamplingParams
 
         room = self.max_model_len - prompt_tokens
-        asked = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        asked: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         return SamplingParams(
             **{name: value for name, value in asked.items() if value is not None},
             n=n,
