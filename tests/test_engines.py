@@ -8,6 +8,7 @@ import pytest
 
 from openrlhf_mlpo.engines import TOO_LONG, Completion, Outcomes, Sampling, make_engine, request_seed, seed_of
 from openrlhf_mlpo.engines.openai_body import room
+from openrlhf_mlpo.engines.openai_reply import BadReply, completion_of
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.team import Agent
 from tests.fault_server import ODD, FaultServer
@@ -316,6 +317,7 @@ def test_openai_mistakes(settings, message):
         ("http://host/v1/chat/completions", "must end before /chat/completions, which is added: http://host/v1$"),
         ("http://host/v1/completions/", "must end before /completions"),
         ("sk-secret@host/v1", "must hold no user or password"),
+        ("http://user:sk/secret@host/v1", "must hold no user or password"),
     ],
 )
 def test_openai_addresses_of_another_form(url, message, monkeypatch):
@@ -466,6 +468,75 @@ def test_openai_text_in_other_places_is_kept(model, pattern, reason):
     assert re.match(pattern, completion.text, re.DOTALL) and completion.finish_reason == reason
 
 
+def reply(message=None, **more):
+    return {"choices": [{"finish_reason": "stop", **({"message": message} if message is not None else {}), **more}]}
+
+
+@pytest.mark.parametrize(
+    "content, text, reason",
+    [
+        (reply({"content": "a"}), "a", "stop"),
+        (reply(text="a"), "a", "stop"),
+        (reply({"content": ""}, finish_reason="MAX_TOKENS"), "", "length"),
+        (reply({"content": "a"}, finish_reason=None), "a", "stop"),
+        (reply({"content": None, "reasoning": "r"}), "r", "stop"),
+        (reply({"content": " ", "reasoning_content": "r"}, finish_reason="length"), "r", "length"),
+        (reply({"content": "a", "reasoning_content": "r", "reasoning": "r"}), "<think>r</think>\na", "stop"),
+        (reply({"content": "<think>r</think>a", "reasoning": "r"}), "<think>r</think>a", "stop"),
+        (reply({"content": "a", "reasoning_details": [{"type": "reasoning.text", "text": "r"}]}),
+         "<think>r</think>\na", "stop"),
+        (reply({"content": "a", "reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]}), "a", "stop"),
+        (reply({"content": ["a", {"type": "text", "text": {"value": "b"}}]}), "ab", "stop"),
+        (reply({"content": {"type": "text", "text": "a"}}), "a", "stop"),
+        (reply({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}), "[image_url]", "stop"),
+        (reply({"content": [{"type": "refusal", "refusal": "no"}]}), "no", "stop"),
+        (reply({"content": None, "refusal": "no"}), "no", "refusal"),
+        (reply({"content": "a", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}), "a", "stop"),
+        (reply({"content": None, "function_call": {"name": "f", "arguments": {"x": 1}}}), 'f({"x": 1})', "tool_calls"),
+        (reply({"content": 7}), "7", "stop"),
+        ({**reply({"content": "a"}), "error": None, "usage": None}, "a", "stop"),
+    ],
+)  # fmt: skip
+def test_texts_of_replies(content, text, reason):
+    assert completion_of(content) == Completion(text, finish_reason=reason)
+
+
+@pytest.mark.parametrize(
+    "content, status",
+    [
+        ({"error": "overloaded"}, 502),
+        ({"error": {"code": 429, "message": "slow down"}}, 429),
+        ({"error": {"code": "503"}}, 503),
+        ({"error": {"code": "model_overloaded"}}, 502),
+        (reply(error={"code": 400, "message": "no"}), 400),
+        (reply({"content": None}, finish_reason="error"), 502),
+        (reply(), 502),
+        ({"choices": None}, 502),
+        ({"choices": ["a"]}, 502),
+        (None, 502),
+    ],
+)
+def test_replies_that_are_none(content, status):
+    with pytest.raises(BadReply) as caught:
+        completion_of(content)
+    assert caught.value.status == status
+
+
+def test_openai_what_is_under_way_when_a_run_ends_is_kept():
+    server = FaultServer(delay=0.5)
+    answered = []
+    with server as url, client(url, concurrency=3, timeout=5.0) as engine:
+        answer = server.answer
+        server.answer = lambda handler, body: (
+            handler.reply(402, {"error": {"message": "pay"}}) if "stop here" in str(body) else answer(handler, body)
+        )
+        with pytest.raises(UserError, match="no credit left"):
+            engine.generate(
+                [ask(text) for text in ("a", "b", "stop here", "c")], on_done=lambda i, _: answered.append(i)
+            )
+    assert sorted(answered) == [0, 1]
+
+
 def test_openai_bad_replies_are_retried():
     server = FaultServer()
     with server as url, client(url, "bad-at-first") as engine:
@@ -567,9 +638,8 @@ def test_ray_actors_answer_like_one_engine(tmp_path):
             engine.generate(["bad"])
         with pytest.raises(UserError, match="need 1000 CPUs, the Ray cluster has"):
             make_engine(model, engine="ray", engine_args={**settings, "actors": 1000})
-    with make_engine("./nowhere", engine="ray", engine_args={"actors": 1}) as engine:
-        with pytest.raises(UserError, match="no such directory"):
-            engine.generate(prompts)
+    with pytest.raises(UserError, match="no such directory"):
+        make_engine("./nowhere", engine="ray", engine_args={"actors": 1})
 
 
 @pytest.mark.stack

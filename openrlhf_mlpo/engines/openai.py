@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import queue
-import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_mlpo.engines.base import (
     REFUSED,
@@ -23,26 +20,22 @@ from openrlhf_mlpo.engines.base import (
     Sampling,
     Seeds,
     seed_of,
-    whole_number,
 )
 from openrlhf_mlpo.engines.openai_body import Parameters, room
 from openrlhf_mlpo.engines.openai_reply import completion_of
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.engines.openai_settings import check, key_of, settings_of
 
-_SETTINGS = {
-    "base_url": "",  # "": OPENAI_BASE_URL, else the client library's own default
-    "api_key_env": "OPENAI_API_KEY",
-    "concurrency": 64,  # requests in flight; the client library opens 1000 connections at most
-    "timeout": 600.0,  # seconds per attempt
-    "max_retries": 10,  # on 429, 5xx, bad replies, time-outs and broken connections, with backoff up to 8 s
-    "send_seed": True,
-    "extra_body": {},  # sent with every request, e.g. {chat_template_kwargs: {enable_thinking: false}}
-}
+if TYPE_CHECKING:
+    from openrlhf_mlpo.engines.openai_errors import Endpoint
+
+__all__ = ["OpenAIEngine", "check"]
+
 _PROBE = "Answer with one word: ready?"  # asked to learn whether a refusal concerns all rows
+_GRACE = 10.0  # seconds that requests under way get when another one ends the run: they may be paid for
 
 
 class OpenAIEngine(Engine):
-    """`engine_args`: the names in `_SETTINGS`. The key is read from the environment and kept nowhere else.
+    """`engine_args`: the names in `openai_settings.SETTINGS`. The key is read from the environment, kept nowhere else.
 
     A request that is refused (400, 403, 413, 422, …, 5xx after all retries) while another with the same settings is
     taken gets an empty completion with the reason; what is refused for all ends the run. `max_tokens` is cut to the
@@ -53,11 +46,11 @@ class OpenAIEngine(Engine):
     def __init__(self, model: str, engine_args: Mapping):
         from openrlhf_mlpo.engines.openai_errors import Endpoint
 
-        settings, key = _settings(engine_args), _key(engine_args)
+        settings, key = settings_of(engine_args), key_of(engine_args)
         self.concurrency = settings["concurrency"]
         self.parameters = Parameters(model, dict(settings["extra_body"]), settings["send_seed"])
         self.endpoint = Endpoint(settings["base_url"], model, key, settings["api_key_env"], float(settings["timeout"]))
-        self._client_args = {
+        self._client_args: dict[str, Any] = {
             "api_key": key or "none",  # a local server needs none, the client library insists on one
             "base_url": settings["base_url"] or None,
             "timeout": self.endpoint.timeout,
@@ -82,15 +75,16 @@ class OpenAIEngine(Engine):
             run.stop.set()
             thread.join()
 
-    def _preflight(self) -> Any:
+    def _preflight(self) -> Endpoint:
         """The endpoint with the models and context that it names; UserError when nothing listens there or the key is
         refused."""
         import openai
 
         from openrlhf_mlpo.engines.openai_errors import never_connected
 
+        hasty: dict[str, Any] = {"max_retries": 1, "timeout": 10.0}
         try:
-            with openai.OpenAI(**{**self._client_args, "max_retries": 1, "timeout": 10.0}) as client:
+            with openai.OpenAI(**{**self._client_args, **hasty}) as client:
                 models = client.models.list().data
             mine = next((model for model in models if model.id == self.endpoint.model), None)
             context = getattr(mine, "max_model_len", None)
@@ -122,6 +116,7 @@ class _Run:
         self.collected: dict[int, list[Completion | None]] = {}
         self.accepted = -math.inf  # when the newest request that was answered had been sent
         self.probing = asyncio.Lock()
+        self.failed = False
 
     async def all(self) -> None:
         import openai
@@ -136,6 +131,10 @@ class _Run:
                 try:
                     async for task in _finished(workers, self.stop):
                         task.result()
+                except Exception:
+                    self.failed = True
+                    await asyncio.wait(workers, timeout=_GRACE)
+                    raise
                 finally:
                     for task in workers:
                         task.cancel()
@@ -147,6 +146,8 @@ class _Run:
 
     async def work(self, client) -> None:
         for index, sample in self.requests:
+            if self.failed:
+                return
             # A slow reader must not let results pile up in memory.
             while self.results.qsize() > 8 * self.engine.concurrency and not self.stop.is_set():
                 await asyncio.sleep(0.02)
@@ -229,64 +230,3 @@ async def _finished(tasks: set, stop: threading.Event) -> AsyncIterator[asyncio.
         done, pending = await asyncio.wait(pending, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             yield task
-
-
-def check(model: str, engine_args: Mapping) -> None:
-    """Refuse unknown settings, wrong types and ranges, an address in another form, and a key that is not set."""
-    if unknown := sorted(set(engine_args) - set(_SETTINGS)):
-        raise UserError(f"engine_args: the openai engine has no {unknown[0]!r}; it has {', '.join(_SETTINGS)}")
-    for name, default in _SETTINGS.items():
-        value = engine_args.get(name, default)
-        if not isinstance(value, int | float if isinstance(default, float) else type(default)):
-            kind = {str: "text", bool: "true or false", dict: "mapping"}.get(type(default), "number")
-            raise UserError(f"engine_args: {name} must be a {kind}, not a {type(value).__name__}")
-    whole_number(engine_args, "concurrency", 1, 1000)
-    whole_number(engine_args, "max_retries", 0)
-    timeout = engine_args.get("timeout", 600)
-    if isinstance(timeout, bool) or not 0 < timeout < math.inf:
-        raise UserError(f"engine_args: timeout must be a number of seconds > 0, not {timeout!r}")
-    settings = _settings(engine_args)
-    if settings["base_url"]:
-        _check_address(
-            settings["base_url"], "engine_args: base_url" if engine_args.get("base_url") else "OPENAI_BASE_URL"
-        )
-    name = settings["api_key_env"]
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) and name not in os.environ:
-        raise UserError("engine_args: api_key_env must be the name of an environment variable, not the key itself")
-    key = _key(engine_args)
-    if not key and (not settings["base_url"] or urlsplit(settings["base_url"]).hostname == "api.openai.com"):
-        raise UserError(f"no API key: set the environment variable {name}")
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise UserError(
-            f"the environment variable {name} holds a blank, a line break or another character that no key has"
-        )
-
-
-def _check_address(url: str, what: str) -> None:
-    """Refuse an address that the client library would misread; user, password and query are never shown."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UserError(f"{what} is no address: {error}") from None
-    if "@" in parts.netloc or "@" in url.partition("?")[0]:
-        raise UserError(f"{what} must hold no user or password; name the key's variable in engine_args.api_key_env")
-    if parts.scheme not in ("http", "https") or not host:
-        shown = url.partition("?")[0]
-        raise UserError(f"{what} must begin with http:// or https://, as in http://localhost:8000/v1, not {shown!r}")
-    if parts.query or parts.fragment:
-        raise UserError(f"{what} must end before ? or #: a query is not sent")
-    for end in ("/chat/completions", "/completions", "/models", "/responses"):
-        if parts.path.rstrip("/").endswith(end):
-            raise UserError(f"{what} must end before {end}, which is added: {url.rstrip('/').removesuffix(end)}")
-
-
-def _settings(engine_args: Mapping) -> dict[str, Any]:
-    settings = {**_SETTINGS, **engine_args}
-    settings["base_url"] = (settings["base_url"] or os.environ.get("OPENAI_BASE_URL") or "").strip()
-    return settings
-
-
-def _key(engine_args: Mapping) -> str:
-    """The key from the environment, without the line end that files made on Windows or `$(cat key)` leave; "": none."""
-    return os.environ.get(engine_args.get("api_key_env", _SETTINGS["api_key_env"]), "").strip()

@@ -75,38 +75,35 @@ class Endpoint:
 
     def explain(self, error: BaseException) -> BaseException:
         """The UserError for an endpoint's error; other errors come back as they are."""
-        status = error.status_code if isinstance(error, openai.APIStatusError) else 0
-        if status == 402 or (status in (400, 403, 429) and no_credit(error.response.text)):
-            return UserError(
-                f"{self.where} has no credit left for the key in {self.key_env} ({status}: {self.words(error)}); "
-                "see the account's plan and billing"
-            )
-        if status in (401, 403):
-            words = "" if status == 401 else f": {self.words(error)}"
-            return UserError(
-                f"{self.where} refuses the API key ({status}); check the environment variable {self.key_env}{words}"
-            )
-        if status in (404, 405):
-            return UserError(self._not_found(error))
-        if status == 429:
-            return UserError(
-                f"{self.where} still limits the rate (429) after all retries; lower engine_args.concurrency: "
-                f"{self.words(error)}"
-            )
+        if isinstance(error, openai.APIStatusError):
+            return UserError(self._status(error, error.status_code))
         if isinstance(error, openai.APITimeoutError):
             return UserError(
                 f"{self.where} did not answer within {self.timeout:g} s, all retries included; raise "
                 "engine_args.timeout or lower engine_args.concurrency"
             )
         if isinstance(error, openai.APIConnectionError):
-            return UserError(
-                f"no connection to {self.where} ({self.words(error.__cause__ or error)}); is the server up?"
-            )
-        if status and _FAULT in error.response.extensions:
-            return UserError(f"{self.where}: the endpoint's reply is not in OpenAI's form: {self.words(error)}")
-        if status:
-            return UserError(f"{self.where} answered {status}: {self.words(error)}{self._advice(error)}")
+            words = self.words(error.__cause__ or error)
+            return UserError(f"no connection to {self.where} ({words}); is the server up?")
         return error
+
+    def _status(self, error: openai.APIStatusError, status: int) -> str:
+        words = self.words(error)
+        if status == 402 or (status in (400, 403, 429) and no_credit(error.response.text)):
+            return (
+                f"{self.where} has no credit left for the key in {self.key_env} ({status}: {words}); see the account's "
+                "plan and billing"
+            )
+        if status in (401, 403):
+            words = "" if status == 401 else f": {words}"
+            return f"{self.where} refuses the API key ({status}); check the environment variable {self.key_env}{words}"
+        if status in (404, 405):
+            return self._not_found(error)
+        if status == 429:
+            return f"{self.where} still limits the rate (429) after all retries; lower engine_args.concurrency: {words}"
+        if _FAULT in error.response.extensions:
+            return f"{self.where}: the endpoint's reply is not in OpenAI's form: {words}"
+        return f"{self.where} answered {status}: {words}{self._advice(error)}"
 
     def _not_found(self, error: openai.APIStatusError) -> str:
         """Whether it is the model or the address that is wrong."""

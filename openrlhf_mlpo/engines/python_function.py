@@ -49,12 +49,12 @@ class FunctionEngine(Engine):
         self, conversations: Sequence[Conversation], *, n: int = 1, seed: Seeds = 0, sampling: Sampling | None = None
     ) -> Iterator[tuple[int, list[Completion]]]:
         """See `Engine.stream`."""
-        sampling = sampling or Sampling()
+        settings = sampling or Sampling()
 
         def answer(index: int) -> tuple[int, list[Completion]]:
             conversation = conversations[index]
             first = seed_of(seed, index, conversation)
-            return index, [self._call(conversation, None if first is None else first + j, sampling) for j in range(n)]
+            return index, [self._call(conversation, None if first is None else first + j, settings) for j in range(n)]
 
         if self.threads == 1:
             yield from map(answer, range(len(conversations)))
@@ -161,15 +161,7 @@ def load_function(model: str) -> Callable:
     place, attribute = _split(model)
     path = _source(model)
     try:
-        if place.endswith(".py"):
-            # Registered under a name of its own so that pickling (the ray engine) and dataclasses find the module.
-            module_name = f"openrlhf_mlpo_agent_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-            spec = importlib.util.spec_from_file_location(module_name, path)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module_name] = module
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
+        module = _run_file(path) if path and place.endswith(".py") else importlib.import_module(place)
     except ImportError as error:
         raise UserError(f"agent function {model!r}: cannot import {place}: {_where(error, path)}") from error
     except UserError:
@@ -180,6 +172,16 @@ def load_function(model: str) -> Callable:
     if not callable(function):
         raise UserError(f"agent function {model!r}: {place} has no function {attribute}")
     return function
+
+
+def _run_file(path: Path) -> Any:
+    """The module of a file, registered under a name of its own so that dataclasses and pickling find it."""
+    name = f"openrlhf_mlpo_agent_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _split(model: str) -> tuple[str, str]:

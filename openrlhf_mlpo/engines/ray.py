@@ -71,7 +71,7 @@ class RayEngine(Engine):
         blocks = -(-len(rows) // self.batch_size)
         results = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Actor,
-            fn_constructor_kwargs={**self._make, "n": n, "sampling": asdict(sampling or Sampling())},
+            fn_constructor_kwargs={**self._make, "n": n, "sampling": (sampling or Sampling()).as_dict()},
             batch_size=self.batch_size,
             compute=ray.data.ActorPoolStrategy(size=min(self.actors, blocks)),
             num_cpus=self.cpus,
@@ -112,7 +112,7 @@ class _Actor:
     """Runs in a Ray worker. The user's mistakes travel back as rows: an exception would be retried, then garbled."""
 
     def __init__(self, model: str, engine: str, engine_args: dict, n: int, sampling: dict):
-        self.n, self.sampling, self.error = n, Sampling(**{**sampling, "stop": tuple(sampling["stop"])}), ""
+        self.n, self.sampling, self.error = n, Sampling.from_dict(sampling), ""
         try:
             self.engine = make_engine(model, engine=engine, engine_args=engine_args)
         except UserError as error:

@@ -21,7 +21,7 @@ from openrlhf_mlpo.engines.base import (
 )
 from openrlhf_mlpo.errors import UserError
 
-_QUIET = {"disable_log_stats": True, "use_tqdm_on_load": False}
+_QUIET: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
 _WHOLE = "max_model_len max_num_seqs max_num_batched_tokens tensor_parallel_size pipeline_parallel_size".split()
 
 
