@@ -123,6 +123,7 @@ QUIRKS: dict[str, Callable] = {
         "Input validation error: `inputs` tokens + `max_new_tokens` must be <= {size}. Given: {tokens} `inputs` tokens "
         "and {asked} `max_new_tokens`"
     ),
+    "room-listed": context("max_tokens is too large for a prompt with {tokens} input tokens"),  # GET /models says how
     "room-claude": context(
         "input length and `max_tokens` exceed context limit: {tokens} + {asked} > {size}, decrease input length"
     ),
@@ -237,7 +238,8 @@ class FaultServer:
     def models(self, headers):
         if self.key and headers.get("Authorization") != f"Bearer {self.key}":
             return 401, {"error": {"message": f"Incorrect API key: {headers.get('Authorization')}"}}
-        return 200, {"object": "list", "data": [{"id": self.model, "object": "model", "created": 0, "owned_by": "x"}]}
+        model = {"id": self.model, "object": "model", "created": 0, "owned_by": "x", "max_model_len": 500}
+        return 200, {"object": "list", "data": [model]}
 
     def answer(self, handler, body: dict) -> None:
         with self.lock:

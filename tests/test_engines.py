@@ -407,9 +407,11 @@ def test_openai_a_filter_s_words_about_a_row_do_not_hide_an_account_without_cred
             list(stream)
 
 
-@pytest.mark.parametrize("model", ["room-openai", "room-vllm", "room-vllm-new", "room-tgi", "room-claude"])
+@pytest.mark.parametrize(
+    "model", ["room-openai", "room-vllm", "room-vllm-new", "room-tgi", "room-claude", "room-listed"]
+)
 def test_openai_max_tokens_is_cut_to_the_room(model):
-    server = FaultServer()
+    server = FaultServer(model=model)
     prompts = [ask("x"), ask("x" * 1200), ask("x" * 4000)]
     with server as url, client(url, model) as engine:
         results = engine.generate(prompts, sampling=Sampling(max_tokens=480))

@@ -265,6 +265,30 @@ def test_an_edited_function_is_refused(tmp_path):
         sample_team.main(command(tmp_path, team))
 
 
+def test_an_edited_template_is_refused(tmp_path):
+    template = tmp_path / "template.yaml"
+    template.write_text("agent_instruction: Think.\n")
+    team = write_team(tmp_path / "team.yaml", [{**LOCAL[0], "prompt": str(template)}])
+    sample_team.main(command(tmp_path, team))
+    template.write_text("agent_instruction: Guess.\n")
+    sample_team.load_template.cache_clear()  # as in another process
+    with pytest.raises(UserError, match="agent x.prompt.agent_instruction 'Think.' in the pool, 'Guess.' now"):
+        sample_team.main(command(tmp_path, team))
+
+
+def test_an_evaluation_asks_an_edited_function_again(tmp_path, capsys):
+    from eval import evaluate
+
+    questions, boss = write_questions(tmp_path / "q.jsonl"), tmp_path / "boss.py"
+    for answer, correct in (("True", "1.000"), ("False", "0.000")):
+        boss.write_text(f"def answer(messages, **_):\n    return '<think>.</think><answer>{answer}</answer>'\n")
+        evaluate.main(
+            ["--leader", f"boss=callable:{boss}:answer", "--task", "bbh", "--questions", str(questions), "--methods",
+             "leader_solo", "--out", str(tmp_path / "eval")]
+        )  # fmt: skip
+        assert f"leader_solo boss  {correct}" in " ".join(capsys.readouterr().out.split(" ")), correct
+
+
 def test_an_evaluation_goes_on_past_a_refused_row(tmp_path, capsys):
     from eval import evaluate
 

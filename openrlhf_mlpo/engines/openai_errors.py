@@ -22,7 +22,7 @@ _FAULT = "openrlhf_mlpo_fault"  # a response's extension: its status was 200, bu
 _TOO_LONG = re.compile(
     r"context[ _-]?(?:length|size|window|limit)|max_model_len|too many (?:input )?tokens|token count|token limit|"
     r"(?:prompt|input|request|message)s?\b.{0,60}(?:too (?:long|large|big)|exceed|longer|larger|maximum|must have)|"
-    r"inputs`? tokens|length of (?:the )?(?:prompt|input|message)|too large for model|entity too large"
+    r"inputs?`? tokens|length of (?:the )?(?:prompt|input|message)|too large for model|entity too large"
 )
 _FILTER = re.compile(
     r"content.{0,3}(?:filter|policy|management|moderation|exists risk|violat)|moderation|flagged|safety|inappropriate|"
