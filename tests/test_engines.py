@@ -396,14 +396,13 @@ def test_openai_what_concerns_all_rows_ends_the_run(model, message):
     assert len(server.requests) <= 30
 
 
-def test_openai_a_filter_s_words_about_a_row_do_not_hide_an_account_without_credit():
-    """Refusals after a first success are looked into too."""
+def test_openai_a_refusal_of_all_is_found_after_a_first_answer_too():
     server = FaultServer()
     with server as url, client(url, concurrency=1) as engine:
         stream = engine.stream([ask(str(i)) for i in range(100)])
         assert next(stream)[1][0].text
-        server.answer = lambda handler, body: handler.reply(400, {"error": {"message": "Your account is not active"}})
-        with pytest.raises(UserError, match="answered 400: Your account is not active"):
+        server.answer = lambda handler, body: handler.reply(400, {"error": {"message": "Your account is blocked"}})
+        with pytest.raises(UserError, match="answered 400: Your account is blocked"):
             list(stream)
 
 
@@ -468,6 +467,23 @@ def test_openai_text_in_other_places_is_kept(model, pattern, reason):
     with FaultServer() as url, client(url, model) as engine:
         ((completion,),) = engine.generate([ask("x")])
     assert re.match(pattern, completion.text, re.DOTALL) and completion.finish_reason == reason
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ('{"error": {"message": "You exceeded your current quota, please check your plan", "code": "insufficient_quota"}}',
+         True),
+        ('{"error": {"message": "Insufficient Balance"}}', True),
+        ('{"error": {"code": "billing_hard_limit_reached"}}', True),
+        ("Rate limit reached for m on requests per min. Add a payment method at https://host/account/billing", False),
+        ("You exceeded your current quota, please check your plan and billing details. Please retry in 34 s.", False),
+    ],
+)  # fmt: skip
+def test_a_used_up_quota_is_no_rate_limit(words, expected):
+    from openrlhf_mlpo.engines.openai_errors import no_credit
+
+    assert no_credit(words) == expected
 
 
 def reply(message=None, **more):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_mlpo.engines.base import (
-    REFUSED,
+    TOO_LONG,
     Completion,
     Conversation,
     Engine,
@@ -170,9 +170,10 @@ class _Run:
             reason = row_reason(error, self.engine.endpoint)
             if not reason:
                 raise
-            # A reason that we know by name is believed once anything was answered; else another request decides.
+            # A prompt that is too long is believed once anything was answered. Else another request decides: what
+            # sounds like a filter may be a blocked account.
             status = getattr(error, "status_code", 0)
-            if reason.startswith(REFUSED) or status not in (400, 413, 422) or self.accepted == -math.inf:
+            if reason != TOO_LONG or status not in (400, 413, 422) or self.accepted == -math.inf:
                 await self.check_others(client, conversation, error, retried=not status or status >= 500)
             return Completion("", 0, 0, reason)
 

@@ -13,6 +13,7 @@ EARLY = 64  # responses without one that has text: no use to go on
 _WHAT_TO_DO = {
     TOO_LONG: "the model's context is too small for these prompts",
     "length": "raise sampling.max_tokens: a model that reasons spends them before it answers",
+    "stop": "the model ends at once: look at its chat template and at sampling.stop",
     CONTENT_FILTER: "the endpoint's content filter refuses them",
 }
 
