@@ -472,7 +472,7 @@ def test_openai_text_in_other_places_is_kept(model, pattern, reason):
 @pytest.mark.parametrize(
     "words, expected",
     [
-        ('{"error": {"message": "You exceeded your current quota, please check your plan", "code": "insufficient_quota"}}',
+        ('{"error": {"message": "You exceeded your current quota, check your plan", "code": "insufficient_quota"}}',
          True),
         ('{"error": {"message": "Insufficient Balance"}}', True),
         ('{"error": {"code": "billing_hard_limit_reached"}}', True),
