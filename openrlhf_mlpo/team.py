@@ -7,7 +7,7 @@ agents:
     model: meta-llama/Llama-3.1-8B-Instruct
     engine: openai
     engine_args: {base_url: "http://localhost:8000/v1"}
-    sampling: {temperature: 0.7}
+    sampling: {temperature: 0.7, top_p: null}   # null: not sent, for endpoints that refuse it
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openrlhf_mlpo.engines import ENGINES, Sampling
+from openrlhf_mlpo.engines import Sampling, check_engine
+from openrlhf_mlpo.engines.base import refuse_secrets
 from openrlhf_mlpo.errors import UserError
 
 # Settings that say where and how fast an agent runs, not what it answers: they may change when a run is resumed.
@@ -47,7 +48,7 @@ class Agent:
         return {
             "name": self.name,
             "model": self.model,
-            "files": model_state(self.model),
+            "files": files_state(self),
             "sampling": Sampling.from_dict(self.sampling).as_dict(),
             "engine_args": {k: v for k, v in self.engine_args.items() if k not in OPERATIONAL},
             "prompt": self.prompt,
@@ -55,17 +56,36 @@ class Agent:
         }
 
 
+def files_state(agent: Agent) -> str:
+    """A digest of the local files that decide an agent's answers: a model's, a tokenizer's, a function's source."""
+    settings = {name: value for name, value in agent.engine_args.items() if name not in OPERATIONAL}
+    if "callable" in (agent.engine, settings.get("engine")):
+        from openrlhf_mlpo.engines.python_function import source_digest
+
+        return source_digest(agent.model)
+    others = [model_state(value) for value in settings.values() if isinstance(value, str)]
+    others = [state for state in others if state]
+    own = model_state(agent.model)
+    return _digest([own, *others]) if others else own
+
+
 def model_state(model: str) -> str:
     """A digest of names, sizes and times of a local model's files; "" for a name of the hub.
 
-    A model that was trained anew into the same folder is another model: its answers must not be mixed with the old.
+    A model that was trained again into the same folder is another model: its answers must not be mixed with the old.
     """
-    root = Path(model)
-    if not root.is_dir():
+    root = Path(model).expanduser()
+    try:
+        paths = [root] if root.is_file() else sorted(root.iterdir())
+    except (OSError, ValueError):  # not there, or no path at all
         return ""
     kept = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
-    stats = [(p.name, p.stat()) for p in sorted(root.iterdir()) if p.suffix in kept]
-    state = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    paths = [path for path in paths if path == root or path.suffix in kept]
+    stats = [(path.name, path.stat()) for path in paths]
+    return _digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
+
+
+def _digest(state: list) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
 
 
@@ -74,54 +94,79 @@ _MAPS = ("sampling", "engine_args")
 
 
 def load_team(path: str | Path) -> list[Agent]:
-    """The agents of a YAML team file, in order. Raises UserError naming the file, the agent and the fix."""
-    import yaml
+    """The agents of a YAML team file, in order.
 
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"team file {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"team file {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    All agents are checked, types, ranges, folders, files and API keys too, without starting or asking anything. Raises
+    UserError naming the file and, for every agent with a mistake, the mistake and the fix.
+    """
+    where = f"team file {path}"
+    content = _read(Path(path), where)
     if not isinstance(content, dict) or not isinstance(content.get("agents"), list) or not content["agents"]:
-        raise UserError(f"team file {path}: needs a list under `agents:`, each with a name and a model")
+        raise UserError(f"{where}: needs a list under `agents:`, each with a name and a model")
+    refuse_secrets(content, where)  # first: no later error may show one
     if unknown := sorted(set(map(str, content)) - {"agents", "defaults"}):
-        raise UserError(f"team file {path}: unknown key {unknown[0]!r}; the keys are agents and defaults")
-    defaults = _checked(content.get("defaults") or {}, f"team file {path}, defaults")
-    agents = []
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; the keys are agents and defaults")
+    try:
+        defaults = _checked(content.get("defaults") or {})
+    except UserError as error:
+        raise UserError(f"{where}, defaults: {error}") from None
+    agents: list[Agent] = []
+    mistakes = []
     for number, entry in enumerate(content["agents"], 1):
-        where = f"team file {path}, agent {number}"
-        entry = _checked(entry, where)
-        merged = {**defaults, **entry}
-        for key in _MAPS:
-            merged[key] = {**defaults.get(key, {}), **entry.get(key, {})}
-        for key in ("name", "model"):
-            if not merged.get(key):
-                raise UserError(f"{where}: has no {key}")
-        if merged.get("engine", "vllm") not in ENGINES:
-            raise UserError(f"{where}: unknown engine {merged['engine']!r}; the engines are {', '.join(ENGINES)}")
-        if secret := next((key for key in merged["engine_args"] if key in ("api_key", "token", "hf_token")), None):
-            raise UserError(
-                f"{where}: keys do not belong in a team file; remove {secret}, set an environment variable "
-                "and name it in engine_args.api_key_env"
-            )
-        Sampling.from_dict(merged["sampling"], f"{where}: sampling")
-        if any(agent.name == merged["name"] for agent in agents):
-            raise UserError(f"{where}: the name {merged['name']!r} is taken; give each agent its own")
-        agents.append(Agent(**merged))
+        try:
+            agent = _agent(entry, defaults)
+            if any(agent.name == other.name for other in agents):
+                raise UserError(f"the name {agent.name!r} is taken; give each agent its own")
+            agents.append(agent)
+        except UserError as error:
+            mistakes.append(f"agent {number}: {error}")
+    if mistakes:
+        raise UserError(f"{where}, {'; '.join(mistakes)}")
     return agents
 
 
-def _checked(entry: Any, where: str) -> dict:
+def _read(path: Path, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{where}: {error.strerror or error}") from None
+    except yaml.MarkedYAMLError as error:  # without its excerpt, which may hold a key
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{where}: not valid YAML: {line}{error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _agent(entry: Any, defaults: dict) -> Agent:
+    """One checked agent of the file."""
+    entry = _checked(entry)
+    merged: dict[str, Any] = {**defaults, **entry}
+    for key in _MAPS:
+        merged[key] = {**defaults.get(key, {}), **entry.get(key, {})}
+    for key in ("name", "model"):
+        if not merged.get(key):
+            raise UserError(f"has no {key}")
+    agent = Agent(**merged)
+    Sampling.from_dict(agent.sampling)
+    if agent.sampling.get("max_tokens", 0) is None:  # left out, as 0 is: others count with a number
+        agent.sampling["max_tokens"] = 0
+    check_engine(agent.model, agent.engine, agent.engine_args)
+    return agent
+
+
+def _checked(entry: Any) -> dict:
     """A mapping with known keys and values of the right kind."""
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: must be a mapping with name and model, not {entry!r}")
+        raise UserError(f"must be a mapping with name and model, not a {type(entry).__name__}")
+    entry = {key: value for key, value in entry.items() if value is not None}
     for key, value in entry.items():
         if key not in (*_TEXTS, *_MAPS):
-            raise UserError(f"{where}: unknown key {key!r}; the keys are {', '.join((*_TEXTS, *_MAPS))}")
+            raise UserError(f"unknown key {key!r}; the keys are {', '.join((*_TEXTS, *_MAPS))}")
         if key in _MAPS and not (isinstance(value, dict) and all(isinstance(name, str) for name in value)):
-            raise UserError(f"{where}: {key} must be a mapping of settings, not {value!r}")
+            raise UserError(f"{key} must be a mapping of settings, not a {type(value).__name__}")
         if key in _TEXTS and not isinstance(value, str):
-            raise UserError(f"{where}: {key} must be a text, not {value!r}; put it in quotes")
-    return dict(entry)
+            raise UserError(f"{key} must be a text, not {value!r}; put it in quotes")
+    return entry

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 
 import pytest
 
-from openrlhf_mlpo.engines import TOO_LONG, Completion, Sampling, make_engine, request_seed, seed_of
+from openrlhf_mlpo.engines import TOO_LONG, Completion, Outcomes, Sampling, make_engine, request_seed, seed_of
+from openrlhf_mlpo.engines.openai_body import room
+from openrlhf_mlpo.engines.openai_reply import BadReply, completion_of
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.team import Agent
-from tests.fault_server import FaultServer
+from tests.fault_server import ODD, FaultServer
 
 
 def ask(text: str) -> list[dict]:
@@ -48,7 +51,7 @@ def test_callable_agent(threads):
             [ask("x"), "y"], n=2, seed=[10, 20], sampling=Sampling(temperature=0.5), on_done=lambda i, c: seen.append(i)
         )
         assert engine.generate([]) == []
-    assert texts(results) == [["x 10 0.5", "x 11 0.5"], ["y 20 0.5", "y 21 0.5"]] and seen == [0, 1]
+    assert texts(results) == [["x 10 0.5", "x 11 0.5"], ["y 20 0.5", "y 21 0.5"]] and sorted(seen) == [0, 1]
 
 
 def test_callable_from_a_file(tmp_path):
@@ -69,6 +72,115 @@ def test_callable_from_a_file(tmp_path):
 def test_callable_mistakes(model, message):
     with pytest.raises(UserError, match=message):
         make_engine(model, engine="callable")
+
+
+def agent_file(tmp_path, body, name="agent.py") -> str:
+    (tmp_path / name).write_text(body)
+    return f"{tmp_path / name}:answer"
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_an_async_function_is_awaited_in_one_loop(tmp_path, threads):
+    model = agent_file(
+        tmp_path,
+        "import asyncio\n"
+        "loops, running = set(), [0, 0]\n"
+        "async def answer(messages, *, seed, sampling):\n"
+        "    loops.add(id(asyncio.get_running_loop()))\n"
+        "    running[0] += 1; running[1] = max(running)\n"
+        "    await asyncio.sleep(0.02)\n"
+        "    running[0] -= 1\n"
+        "    return f'{messages} {len(loops)} {running[1]}'\n",
+    )
+    with make_engine(model, engine="callable", engine_args={"threads": threads}) as engine:
+        results = engine.generate([str(i) for i in range(16)])
+    assert [text.split()[:2] for (text,) in texts(results)] == [[str(i), "1"] for i in range(16)]
+    assert max(int(text.split()[2]) for (text,) in texts(results)) == threads
+
+
+@pytest.mark.parametrize(
+    "value, kind",
+    [
+        ("None", "None"),
+        ("{'text': 'a'}", "a dict"),
+        ("('a', 1)", "a tuple"),
+        ("(c for c in 'abc')", "a generator"),
+        ("['a']", "a list"),
+        ("b'a'", "a bytes"),
+        ("42", "an int"),
+        ("Completion(None)", "a Completion without text"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(tmp_path, value, kind):
+    model = agent_file(
+        tmp_path,
+        f"from openrlhf_mlpo.engines import Completion\ndef answer(messages, *, seed, sampling):\n    return {value}\n",
+    )
+    with make_engine(model, engine="callable") as engine:
+        with pytest.raises(UserError, match=f"agent.py:answer' returned {kind}; it must return a text"):
+            engine.generate(["x"])
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_function_that_raises_is_one_line_and_the_answers_beside_it_are_kept(tmp_path, threads):
+    model = agent_file(
+        tmp_path,
+        "import json\n\ndef answer(messages, *, seed, sampling):\n"
+        "    return json.loads('[') if messages == '5' else messages\n",
+    )
+    answered = []
+    with make_engine(model, engine="callable", engine_args={"threads": threads}) as engine:
+        with pytest.raises(UserError, match=r"raised JSONDecodeError: .* \(agent.py, line 4\)$"):
+            engine.generate([str(i) for i in range(6)], on_done=lambda index, _: answered.append(index))
+    assert sorted(answered) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("def other(): pass", "has no function answer"),
+        ("def answer(messages): return ''", r"define it as `def answer\(messages, \*, seed, sampling\)`"),
+        ("def answer(:", "not valid Python"),
+        ("import nothing_of_this_name\ndef answer(messages, **_): return ''", "cannot import .*nothing_of_this_name"),
+        ("def answer(messages, **_): return ''\nprint(1 / 0)", r"raised ZeroDivisionError: .*\(agent.py, line 2\)"),
+    ],
+)
+def test_mistakes_in_a_function_s_file(tmp_path, body, message):
+    with pytest.raises(UserError, match=message):
+        make_engine(agent_file(tmp_path, body), engine="callable")
+
+
+def test_two_files_of_one_name_are_two_functions(tmp_path):
+    models = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        models.append(agent_file(tmp_path / folder, f"def answer(messages, **_):\n    return {folder!r}\n"))
+    engines = [make_engine(model, engine="callable") for model in models]
+    assert [texts(engine.generate(["x"])) for engine in engines] == [[["a"]], [["b"]]]
+    assert engines[0].function.__module__ != engines[1].function.__module__
+
+
+# outcomes
+
+
+def test_outcomes_count_what_is_empty_and_why():
+    def stream(*reasons):
+        for index, reason in enumerate(reasons):
+            yield index, [Completion("" if reason else "text", finish_reason=reason or "stop")]
+
+    outcomes = Outcomes("agent a")
+    watched = outcomes.watch(stream("too_long", "", "refused: 400 no", "", "refused: 400 never", ""))
+    assert [index for index, _ in watched] == [1, 3, 5, 0, 2, 4]
+    assert outcomes.summary() == "3 of 6 responses are empty: 2 refused (400 no), 1 too_long"
+    with pytest.raises(UserError, match="2 of 3 responses are empty: 2 length; raise sampling.max_tokens"):
+        list(Outcomes("a").watch(stream("length", "length", "")))
+    # what an earlier run has stored counts
+    assert len(list(Outcomes("a", answered=2).watch(stream("length", "length")))) == 2
+    asked = []
+    endless = ((index, [Completion("", finish_reason="length")]) for index in range(1000) if not asked.append(index))
+    with pytest.raises(UserError, match="64 of 64 responses are empty"):
+        list(Outcomes("a").watch(endless))
+    assert len(asked) == 64
 
 
 # openai
@@ -163,11 +275,17 @@ def test_openai_unknown_model():
             engine.generate([ask("x")])
 
 
+def test_openai_wrong_address():
+    with FaultServer() as url, client(url.removesuffix("/v1")) as engine:
+        with pytest.raises(UserError, match="nothing answers at /chat/completions .*base_url must be the part before"):
+            engine.generate([ask("x")])
+
+
 @pytest.mark.parametrize("reply", [{}, {"choices": []}, [], "hello", {"choices": [{"message": None}]}])
 def test_openai_reply_in_another_form(reply):
     server = FaultServer()
     server.content = lambda body, prompt: reply
-    with server as url, client(url) as engine:
+    with server as url, client(url, max_retries=1) as engine:
         with pytest.raises(UserError, match="reply is not in OpenAI's form"):
             engine.generate([ask("x")])
 
@@ -185,6 +303,263 @@ def test_openai_reply_in_another_form(reply):
 def test_openai_mistakes(settings, message):
     with pytest.raises(UserError, match=message):
         make_engine("m", engine="openai", engine_args=settings)
+
+
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        ("localhost:8000/v1", "must begin with http:// or https://, .*not 'localhost:8000/v1'"),
+        ("127.0.0.1:8000", "must begin with http"),
+        ("ftp://host/v1", "must begin with http"),
+        ("http:///v1", "must begin with http"),
+        ("http://host:port/v1", "is no address"),
+        ("http://host/v1?key=sk-secret", "must end before .? or #"),
+        ("http://host/v1/chat/completions", "must end before /chat/completions, which is added: http://host/v1$"),
+        ("http://host/v1/completions/", "must end before /completions"),
+        ("sk-secret@host/v1", "must hold no user or password"),
+        ("http://user:sk/secret@host/v1", "must hold no user or password"),
+    ],
+)
+def test_openai_addresses_of_another_form(url, message, monkeypatch):
+    with pytest.raises(UserError, match=message) as caught:
+        client(url)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(UserError, match="^OPENAI_BASE_URL .*" + message):
+        make_engine("m", engine="openai")
+
+
+def test_openai_keys_are_cleaned_and_never_shown(monkeypatch):
+    with FaultServer(key="sk-right") as url:
+        for key in ("sk-right\r", "sk-right\r\n", "  sk-right "):
+            monkeypatch.setenv("MY_KEY", key)
+            with client(url, api_key_env="MY_KEY") as engine:
+                assert len(engine.generate([ask("x")])) == 1
+        for key in ("sk-secret\nsk-secret", "sk secret", "sk-secret\u00e9"):
+            monkeypatch.setenv("MY_KEY", key)
+            with pytest.raises(UserError, match="variable MY_KEY holds a blank, a line break or another") as caught:
+                client(url, api_key_env="MY_KEY")
+            assert "secret" not in str(caught.value)
+        for name in ("sk-secret", "gsk_secret"):
+            with pytest.raises(UserError, match="api_key_env must be the name of an environment variable") as caught:
+                client(url, api_key_env=name)
+            assert "secret" not in str(caught.value)
+        with pytest.raises(UserError, match="keys do not belong .* remove api_key") as caught:
+            client(url, extra_body={"provider": {"api_key": "sk-secret"}})
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model, reason",
+    [
+        ("filter-azure", "content_filter"),
+        ("filter-gateway", "content_filter"),
+        ("filter-risk", "content_filter"),
+        ("filter-silent", "content_filter"),
+        ("firewall", "refused: 403 .*Forbidden"),
+        ("long-llamacpp", TOO_LONG),
+        ("long-llamacpp-500", TOO_LONG),
+        ("long-gemini", TOO_LONG),
+        ("long-413", TOO_LONG),
+        ("strange", "refused: 422 the gizmo dislikes this one"),
+        ("crash", "refused: 500 internal error"),
+        ("no-choices", "refused: 502 .*choices"),
+        ("error-inside", "refused: 400 Provider returned error"),
+        ("hang", "refused: no answer within 0.3 s"),
+        ("hang-up", "refused: the connection broke"),
+    ],
+)
+def test_openai_a_refused_row_is_that_row_s(model, reason):
+    prompts = [ask(ODD), *(ask(str(i)) for i in range(5)), ask(f"{ODD} too")]
+    with FaultServer(hang_s=0.5) as url, client(url, model, max_retries=1, concurrency=3, timeout=0.3) as engine:
+        results = engine.generate(prompts, n=2)
+    assert all(text for row in texts(results[1:-1]) for text in row)
+    for completion in (*results[0], *results[-1]):
+        assert completion.text == "" and re.match(reason, completion.finish_reason), completion
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ("stop-too-long", "answered 400: .*string too long.*; change sampling.stop$"),
+        ("no-such-parameter", "answered 400: .*'seed'; leave it out with engine_args.send_seed: false$"),
+        ("quota", "has no credit left .*429: You exceeded your current quota"),
+        ("unpaid", "has no credit left .*402: Insufficient Balance"),
+        ("no-credit-400", "has no credit left .*400: Your credit balance"),
+    ],
+)
+def test_openai_what_concerns_all_rows_ends_the_run(model, message):
+    server = FaultServer()
+    with server as url, client(url, model) as engine:
+        with pytest.raises(UserError, match=message):
+            engine.generate([ask(str(i)) for i in range(10)], sampling=Sampling(stop=("a text that is too long",)))
+    assert len(server.requests) <= 30
+
+
+def test_openai_a_refusal_of_all_is_found_after_a_first_answer_too():
+    server = FaultServer()
+    with server as url, client(url, concurrency=1) as engine:
+        stream = engine.stream([ask(str(i)) for i in range(100)])
+        assert next(stream)[1][0].text
+        server.answer = lambda handler, body: handler.reply(400, {"error": {"message": "Your account is blocked"}})
+        with pytest.raises(UserError, match="answered 400: Your account is blocked"):
+            list(stream)
+
+
+@pytest.mark.parametrize(
+    "model", ["room-openai", "room-vllm", "room-vllm-new", "room-tgi", "room-claude", "room-listed"]
+)
+def test_openai_max_tokens_is_cut_to_the_room(model):
+    server = FaultServer(model=model)
+    prompts = [ask("x"), ask("x" * 1200), ask("x" * 4000)]
+    with server as url, client(url, model) as engine:
+        results = engine.generate(prompts, sampling=Sampling(max_tokens=480))
+    assert [completion.finish_reason for (completion,) in results] == ["stop", "stop", TOO_LONG]
+    sent = [
+        body.get("max_tokens") for body in server.requests if len(json.dumps(body["messages"])) in range(1200, 1300)
+    ]
+    # the room exactly where the words count exactly, else left to the server
+    assert sent[0] == 480 and sent[-1] in ([None] if model == "room-vllm-new" else range(150, 200)), sent
+
+
+@pytest.mark.parametrize(
+    "words, limit, expected",
+    [
+        ("maximum context length is 8,192 tokens. However, your request has 8,000 input tokens", 1000, 192),
+        ("Requested token count exceeds the model's maximum context length of 100 tokens. You requested a total of 130 "
+         "tokens: 80 tokens from the input messages and 50 tokens for the completion.", 50, 20),
+        ("The input (5000 tokens) is longer than the model's context length (4096 tokens).", 50, None),
+        ("max_tokens is too large: 100000. This model supports at most 16384 completion tokens", 100000, 0),
+        ("max_tokens=9000 cannot be greater than max_model_len=max_total_tokens=4096", 9000, 0),
+        ("Invalid 'stop': string too long", 1000, None),
+        ("maximum context length is 100 tokens", 0, None),
+    ],
+)  # fmt: skip
+def test_room(words, limit, expected):
+    assert room(words, limit) == expected
+
+
+def test_openai_learns_what_the_o_series_takes():
+    server = FaultServer()
+    with server as url, client(url, "o-series", concurrency=1) as engine:
+        results = engine.generate([ask(str(i)) for i in range(5)], sampling=Sampling(max_tokens=50))
+        assert all(text for (text,) in texts(results)) and len(server.requests) == 8  # three refusals, once
+        assert server.requests[-1]["max_completion_tokens"] == 50
+        # What was asked for and is no default is not dropped in silence.
+        with pytest.raises(UserError, match="'temperature' is not supported .*temperature: null in the team file$"):
+            engine.generate([ask("x")], sampling=Sampling(temperature=0.5))
+        nothing = Sampling.from_dict({"temperature": None, "top_p": None, "max_tokens": None})
+        assert texts(engine.generate([ask("x")], sampling=nothing))[0][0]
+    assert not {"temperature", "top_p", "max_tokens", "max_completion_tokens"} & set(server.requests[-1])
+
+
+@pytest.mark.parametrize(
+    "model, pattern, reason",
+    [
+        ("reasoning-only", "thinking .* </answer>$", "stop"),
+        ("reasoning-both", "<think>hm, hm</think>\nthinking .* </answer>$", "stop"),
+        ("parts", "<think>hm</think>\nthinking .* </answer>$", "stop"),
+        ("refusal", "I will not say thinking", "refusal"),
+        ("tools", r"look_up\({}\)", "tool_calls"),
+    ],
+)
+def test_openai_text_in_other_places_is_kept(model, pattern, reason):
+    with FaultServer() as url, client(url, model) as engine:
+        ((completion,),) = engine.generate([ask("x")])
+    assert re.match(pattern, completion.text, re.DOTALL) and completion.finish_reason == reason
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ('{"error": {"message": "You exceeded your current quota, check your plan", "code": "insufficient_quota"}}',
+         True),
+        ('{"error": {"message": "Insufficient Balance"}}', True),
+        ('{"error": {"code": "billing_hard_limit_reached"}}', True),
+        ("Rate limit reached for m on requests per min. Add a payment method at https://host/account/billing", False),
+        ("You exceeded your current quota, please check your plan and billing details. Please retry in 34 s.", False),
+    ],
+)  # fmt: skip
+def test_a_used_up_quota_is_no_rate_limit(words, expected):
+    from openrlhf_mlpo.engines.openai_errors import no_credit
+
+    assert no_credit(words) == expected
+
+
+def reply(message=None, **more):
+    return {"choices": [{"finish_reason": "stop", **({"message": message} if message is not None else {}), **more}]}
+
+
+@pytest.mark.parametrize(
+    "content, text, reason",
+    [
+        (reply({"content": "a"}), "a", "stop"),
+        (reply(text="a"), "a", "stop"),
+        (reply({"content": ""}, finish_reason="MAX_TOKENS"), "", "length"),
+        (reply({"content": "a"}, finish_reason=None), "a", "stop"),
+        (reply({"content": None, "reasoning": "r"}), "r", "stop"),
+        (reply({"content": " ", "reasoning_content": "r"}, finish_reason="length"), "r", "length"),
+        (reply({"content": "a", "reasoning_content": "r", "reasoning": "r"}), "<think>r</think>\na", "stop"),
+        (reply({"content": "<think>r</think>a", "reasoning": "r"}), "<think>r</think>a", "stop"),
+        (reply({"content": "a", "reasoning_details": [{"type": "reasoning.text", "text": "r"}]}),
+         "<think>r</think>\na", "stop"),
+        (reply({"content": "a", "reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]}), "a", "stop"),
+        (reply({"content": ["a", {"type": "text", "text": {"value": "b"}}]}), "ab", "stop"),
+        (reply({"content": {"type": "text", "text": "a"}}), "a", "stop"),
+        (reply({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}), "[image_url]", "stop"),
+        (reply({"content": [{"type": "refusal", "refusal": "no"}]}), "no", "stop"),
+        (reply({"content": None, "refusal": "no"}), "no", "refusal"),
+        (reply({"content": "a", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}), "a", "stop"),
+        (reply({"content": None, "function_call": {"name": "f", "arguments": {"x": 1}}}), 'f({"x": 1})', "tool_calls"),
+        (reply({"content": 7}), "7", "stop"),
+        ({**reply({"content": "a"}), "error": None, "usage": None}, "a", "stop"),
+    ],
+)  # fmt: skip
+def test_texts_of_replies(content, text, reason):
+    assert completion_of(content) == Completion(text, finish_reason=reason)
+
+
+@pytest.mark.parametrize(
+    "content, status",
+    [
+        ({"error": "overloaded"}, 502),
+        ({"error": {"code": 429, "message": "slow down"}}, 429),
+        ({"error": {"code": "503"}}, 503),
+        ({"error": {"code": "model_overloaded"}}, 502),
+        (reply(error={"code": 400, "message": "no"}), 400),
+        (reply({"content": None}, finish_reason="error"), 502),
+        (reply(), 502),
+        ({"choices": None}, 502),
+        ({"choices": ["a"]}, 502),
+        (None, 502),
+    ],
+)
+def test_replies_that_are_none(content, status):
+    with pytest.raises(BadReply) as caught:
+        completion_of(content)
+    assert caught.value.status == status
+
+
+def test_openai_what_is_under_way_when_a_run_ends_is_kept():
+    server = FaultServer(delay=0.5)
+    answered = []
+    with server as url, client(url, concurrency=3, timeout=5.0) as engine:
+        answer = server.answer
+        server.answer = lambda handler, body: (
+            handler.reply(402, {"error": {"message": "pay"}}) if "stop here" in str(body) else answer(handler, body)
+        )
+        with pytest.raises(UserError, match="no credit left"):
+            engine.generate(
+                [ask(text) for text in ("a", "b", "stop here", "c")], on_done=lambda i, _: answered.append(i)
+            )
+    assert sorted(answered) == [0, 1]
+
+
+def test_openai_bad_replies_are_retried():
+    server = FaultServer()
+    with server as url, client(url, "bad-at-first") as engine:
+        results = engine.generate([ask(str(i)) for i in range(4)])
+    assert all(text for (text,) in texts(results)) and len(server.requests) == 16
 
 
 @pytest.mark.parametrize(
@@ -281,9 +656,8 @@ def test_ray_actors_answer_like_one_engine(tmp_path):
             engine.generate(["bad"])
         with pytest.raises(UserError, match="need 1000 CPUs, the Ray cluster has"):
             make_engine(model, engine="ray", engine_args={**settings, "actors": 1000})
-    with make_engine("./nowhere", engine="ray", engine_args={"actors": 1}) as engine:
-        with pytest.raises(UserError, match="no such directory"):
-            engine.generate(prompts)
+    with pytest.raises(UserError, match="no such directory"):
+        make_engine("./nowhere", engine="ray", engine_args={"actors": 1})
 
 
 @pytest.mark.stack

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from openrlhf_mlpo.cli import sample_team
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.team import Agent
-from tests.fault_server import FaultServer
+from tests.fault_server import ODD, FaultServer
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +25,10 @@ def no_key(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def write_questions(path: Path, n: int = 6) -> Path:
-    rows = [{"id": i, "task": "boolean_expressions", "input": f"not ( {i} ) is", "target": "True"} for i in range(n)]
+def write_questions(path: Path, n: int = 6, odd: int = -1) -> Path:
+    """`n` questions, of which number `odd` is the one that the server's row quirks refuse."""
+    inputs = [f"not ( {i} ) is" + f" {ODD}" * (i == odd) for i in range(n)]
+    rows = [{"id": i, "task": "boolean_expressions", "input": text, "target": "True"} for i, text in enumerate(inputs)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -170,6 +174,137 @@ def test_keys_are_not_stored(tmp_path, monkeypatch):
     assert b"sk-secret" not in stored
 
 
+def quirky_team(tmp_path: Path, url: str, models, **engine_args) -> Path:
+    agents = [{"name": model, "model": model} for model in models]
+    return write_team(
+        tmp_path / "team.yaml", agents, engine="openai", engine_args={"base_url": url, "max_retries": 1, **engine_args}
+    )
+
+
+def quirky_command(tmp_path: Path, url: str, models, **engine_args) -> list[str]:
+    """Sample from agents with quirks, six questions of which one is odd; the key is that of TEST_KEY."""
+    arguments = command(tmp_path, quirky_team(tmp_path, url, models, api_key_env="TEST_KEY", **engine_args))
+    write_questions(tmp_path / "q.jsonl", odd=2)
+    return arguments
+
+
+def shown_and_stored(tmp_path: Path, *shown: str) -> bytes:
+    files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    return b"".join([*(text.encode() for text in shown), *files])
+
+
+REFUSED = {
+    "filter-azure": "2 content_filter",
+    "filter-gateway": "2 content_filter",
+    "filter-silent": "2 content_filter",
+    "firewall": "2 refused (403 <html><body>Forbidden</body></html>)",
+    "long-llamacpp": "2 too_long",
+    "long-gemini": "2 too_long",
+    "strange": "2 refused (422 the gizmo dislikes this one)",
+    "crash": "2 refused (500 internal error: index out of range)",
+    "error-inside": "2 refused (400 Provider returned error)",
+    "echo-key": "2 refused (400 Bad request with headers Authorization: Bearer ***)",
+}
+
+
+def test_a_refused_row_does_not_block_a_pool_and_no_key_is_shown(tmp_path):
+    others = ("o-series", "bad-at-first", "reasoning-only", "reasoning-both", "parts", "refusal", "tools")
+    key = "sk-very-secret"
+    with FaultServer(key=key) as url:
+        arguments = quirky_command(tmp_path, url, [*REFUSED, *others], max_retries=4)
+        run = [sys.executable, "-m", "openrlhf_mlpo.cli.sample_team", *arguments]
+        root, env = Path(__file__).parents[1], {**os.environ, "TEST_KEY": key + "\r", "OPENAI_LOG": "debug"}
+        done = subprocess.run(run, capture_output=True, text=True, cwd=root, env=env)
+    assert done.returncode == 0, done.stderr
+    for name, counts in REFUSED.items():
+        assert f"agent {name}: 2 of 12 responses are empty: {counts}" in done.stdout
+    assert not [name for name in others if f"agent {name}:" in done.stdout]
+    for index, row in enumerate(open_pool(tmp_path / "pool")):
+        for response in row["responses"]:
+            refused = index == 2 and response["agent"] in REFUSED
+            assert (response["text"] == "") == refused, response
+            assert (response["finish_reason"] in ("stop", "refusal", "tool_calls")) != refused
+    assert b"secret" not in shown_and_stored(tmp_path, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ("never-text", "12 of 12 responses are empty: 12 length; raise sampling.max_tokens"),
+        ("stop-too-long", r"answered 400: Invalid 'stop\[0\]': string too long"),
+        ("quota", r"has no credit left for the key in TEST_KEY \(429: You exceeded your current quota\)"),
+    ],
+)
+def test_what_concerns_all_rows_is_an_error_and_stores_nothing(tmp_path, monkeypatch, capsys, model, message):
+    monkeypatch.setenv("TEST_KEY", "sk-very-secret")
+    with FaultServer() as url:
+        arguments = quirky_command(tmp_path, url, [model], extra_body={"stop": ["a text that is too long"]})
+        for _ in range(2):  # the same command asks again
+            with pytest.raises(UserError, match=f"agent {model}: .*{message}") as caught:
+                sample_team.main(arguments)
+    assert not list((tmp_path / "pool").rglob("*.parquet"))
+    assert b"secret" not in shown_and_stored(tmp_path, str(caught.value), *capsys.readouterr())
+
+
+@pytest.mark.parametrize("key", ["sk-very-secret", "sk-very-secret\r", "sk-very\u00e9secret", "sk-very secret"])
+def test_a_wrong_key_is_not_shown(tmp_path, monkeypatch, capsys, key):
+    monkeypatch.setenv("TEST_KEY", key)
+    with FaultServer(key="sk-right") as url, pytest.raises(UserError, match="TEST_KEY") as caught:
+        sample_team.main(quirky_command(tmp_path, url, ["m"]))
+    trace = "".join(traceback.format_exception(caught.value))
+    assert b"secret" not in shown_and_stored(tmp_path, trace, *capsys.readouterr())
+
+
+def test_an_edited_function_is_refused(tmp_path):
+    source = tmp_path / "agent.py"
+    source.write_text("def answer(messages, **_):\n    return 'a'\n")
+    team = write_team(tmp_path / "team.yaml", [{"name": "x", "model": f"{source}:answer", "engine": "callable"}])
+    sample_team.main(command(tmp_path, team))
+    source.write_text("def answer(messages, **_):\n    return 'b'\n")
+    with pytest.raises(UserError, match="agent x.files '.*' in the pool, '.*' now"):
+        sample_team.main(command(tmp_path, team))
+
+
+def test_an_edited_template_is_refused(tmp_path):
+    template = tmp_path / "template.yaml"
+    template.write_text("agent_instruction: Think.\n")
+    team = write_team(tmp_path / "team.yaml", [{**LOCAL[0], "prompt": str(template)}])
+    sample_team.main(command(tmp_path, team))
+    template.write_text("agent_instruction: Guess.\n")
+    sample_team.load_template.cache_clear()  # as in another process
+    with pytest.raises(UserError, match="agent x.prompt.agent_instruction 'Think.' in the pool, 'Guess.' now"):
+        sample_team.main(command(tmp_path, team))
+
+
+def test_an_evaluation_asks_an_edited_function_again(tmp_path, capsys):
+    from eval import evaluate
+
+    questions, boss = write_questions(tmp_path / "q.jsonl"), tmp_path / "boss.py"
+    for answer, correct in (("True", "1.000"), ("False", "0.000")):
+        boss.write_text(f"def answer(messages, **_):\n    return '<think>.</think><answer>{answer}</answer>'\n")
+        evaluate.main(
+            ["--leader", f"boss=callable:{boss}:answer", "--task", "bbh", "--questions", str(questions), "--methods",
+             "leader_solo", "--out", str(tmp_path / "eval")]
+        )  # fmt: skip
+        assert f"leader_solo boss  {correct}" in " ".join(capsys.readouterr().out.split(" ")), correct
+
+
+def test_an_evaluation_goes_on_past_a_refused_row(tmp_path, capsys):
+    from eval import evaluate
+
+    questions = write_questions(tmp_path / "q.jsonl", odd=2)
+    boss = tmp_path / "boss.py"
+    boss.write_text("def answer(messages, **_):\n    return '<think>.</think><answer>True</answer>'\n")
+    with FaultServer() as url:
+        team = quirky_team(tmp_path, url, ["filter-azure", "m"])
+        evaluate.main(
+            ["--leader", f"boss=callable:{boss}:answer", "--team", str(team), "--task", "bbh", "--questions",
+             str(questions), "--rounds", "2", "--methods", "leader_team,agent", "--out", str(tmp_path / "eval")]
+        )  # fmt: skip
+    # round 0, once for both methods, and round 1
+    assert "filter-azure: 2 of 12 responses are empty: 2 content_filter" in capsys.readouterr().out
+
+
 def test_lone_surrogates_in_a_response_are_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "answer", lambda *a, **k: "a \ud800 b <answer> \udfff </answer>")
     sample_team.main(command(tmp_path, write_team(tmp_path / "team.yaml", LOCAL)))
@@ -181,7 +316,7 @@ def test_the_command_itself(tmp_path):
     run = [sys.executable, "-m", "openrlhf_mlpo.cli.sample_team", *command(tmp_path, team)]
     done = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "error: agent a: model './nowhere': no such directory" in done.stderr
+    assert f"error: team file {team}, agent 1: model './nowhere': no such directory" in done.stderr
 
 
 def run_command(arguments: list[str]) -> None:

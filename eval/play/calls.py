@@ -14,12 +14,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from openrlhf_mlpo.engines import Completion
+from openrlhf_mlpo.engines import Completion, Outcomes
 from openrlhf_mlpo.rounds import Generate, Prompt
 
 FIELDS = ("text", "prompt_tokens", "completion_tokens", "finish_reason")  # of a Completion, in its order
@@ -37,6 +38,8 @@ class Models:
         self.store, self.max_engines, self.batch, self.progress = store, max_engines, batch, progress
         self._open: dict[str, Any] = {}
         self.asked = self.reused = 0
+        self.outcomes: dict[str, Outcomes] = {}  # by player
+        self._counted: set[str] = set()
         if store is not None:
             store.mkdir(parents=True, exist_ok=True)
 
@@ -65,9 +68,13 @@ class Models:
                     self.asked += len(chunk) * n
                 else:
                     self.reused += len(chunk) * n
-                done += answered["completions"]
+                completions = [[Completion(*c) for c in samples] for samples in answered["completions"]]
+                if key not in self._counted:  # several methods ask for round 0
+                    self._counted.add(key)
+                    self.outcomes.setdefault(name, Outcomes(name)).add(chain.from_iterable(completions))
+                done += completions
                 seconds += answered["seconds"]
-            return [[Completion(*c) for c in samples] for samples in done], seconds
+            return done, seconds
 
         return generate
 
@@ -106,6 +113,11 @@ class Models:
         part = self.store / f"{key}.{os.getpid()}.part"
         part.write_text(json.dumps({"player": name, **answered}), encoding="utf-8")
         part.replace(self.store / f"{key}.json")
+
+    def report(self) -> None:
+        """Name the empty responses of each player and why they are empty."""
+        for outcomes in self.outcomes.values():
+            outcomes.report()
 
     def close(self) -> None:
         """Close all engines; safe to call twice."""

@@ -109,6 +109,7 @@ class Players:
 
     def __exit__(self, *_: object) -> None:
         self.models.close()
+        self.models.report()
 
 
 def split_engine(model: str) -> tuple[str, str]:

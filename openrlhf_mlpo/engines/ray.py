@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from openrlhf_mlpo.engines import Completion, Conversation, Engine, Sampling, Seeds, make_engine, seed_of
+from openrlhf_mlpo.engines.base import (
+    ENGINES,
+    Completion,
+    Conversation,
+    Engine,
+    Sampling,
+    Seeds,
+    check_engine,
+    make_engine,
+    seed_of,
+    whole_number,
+)
 from openrlhf_mlpo.errors import UserError
 
 
@@ -28,9 +40,6 @@ class RayEngine(Engine):
         needs_gpu = inner == "vllm" and not use_cpu()
         self.gpus = settings.pop("gpus_per_actor", settings.get("tensor_parallel_size", 1) if needs_gpu else 0)
         self.cpus = settings.pop("cpus_per_actor", 1)
-        for name, value in (("actors", self.actors), ("batch_size", self.batch_size)):
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"engine_args: {name} must be a whole number >= 1, not {value!r}")
         self._make = {"model": model, "engine": inner, "engine_args": settings}
         self._own_ray = not ray.is_initialized()
         if self._own_ray:
@@ -62,7 +71,7 @@ class RayEngine(Engine):
         blocks = -(-len(rows) // self.batch_size)
         results = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Actor,
-            fn_constructor_kwargs={**self._make, "n": n, "sampling": asdict(sampling or Sampling())},
+            fn_constructor_kwargs={**self._make, "n": n, "sampling": (sampling or Sampling()).as_dict()},
             batch_size=self.batch_size,
             compute=ray.data.ActorPoolStrategy(size=min(self.actors, blocks)),
             num_cpus=self.cpus,
@@ -82,11 +91,28 @@ class RayEngine(Engine):
             self._own_ray = False
 
 
+_OWN = ("actors", "batch_size", "gpus_per_actor", "cpus_per_actor", "engine")
+
+
+def check(model: str, engine_args: Mapping) -> None:
+    """Refuse settings of the wrong type or range, of this engine and of the one that each actor holds."""
+    for name in ("actors", "batch_size"):
+        whole_number(engine_args, name)
+    for name in ("gpus_per_actor", "cpus_per_actor"):
+        value = engine_args.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise UserError(f"engine_args: {name} must be a number >= 0, not {value!r}")
+    inner = engine_args.get("engine", "vllm")
+    if inner == "ray" or inner not in ENGINES:
+        raise UserError(f"engine_args: engine must be vllm, openai or callable, not {inner!r}")
+    check_engine(model, inner, {name: value for name, value in engine_args.items() if name not in _OWN})
+
+
 class _Actor:
     """Runs in a Ray worker. The user's mistakes travel back as rows: an exception would be retried, then garbled."""
 
     def __init__(self, model: str, engine: str, engine_args: dict, n: int, sampling: dict):
-        self.n, self.sampling, self.error = n, Sampling(**{**sampling, "stop": tuple(sampling["stop"])}), ""
+        self.n, self.sampling, self.error = n, Sampling.from_dict(sampling), ""
         try:
             self.engine = make_engine(model, engine=engine, engine_args=engine_args)
         except UserError as error:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from openrlhf_mlpo.engines import TOO_LONG, Completion, Conversation, Engine, Sampling, Seeds, seed_of
+from openrlhf_mlpo.engines.base import (
+    TOO_LONG,
+    Completion,
+    Conversation,
+    Engine,
+    Sampling,
+    Seeds,
+    one_line,
+    seed_of,
+    whole_number,
+)
 from openrlhf_mlpo.errors import UserError
 
-_QUIET = {"disable_log_stats": True, "use_tqdm_on_load": False}
+_QUIET: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
+_WHOLE = "max_model_len max_num_seqs max_num_batched_tokens tensor_parallel_size pipeline_parallel_size".split()
 
 
 class VllmEngine(Engine):
@@ -19,7 +31,6 @@ class VllmEngine(Engine):
     def __init__(self, model: str, engine_args: dict):
         from openrlhf_mlpo.cpu import prepare_vllm, use_cpu, vllm_engine_args
 
-        _check_local(model)  # before the imports below, which take 15 s
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are about its own choices, not the user's
         prepare_vllm()
         if use_cpu():
@@ -34,17 +45,15 @@ class VllmEngine(Engine):
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         settings = dict(engine_args)
         self._template_args = settings.pop("chat_template_kwargs", {})
-        if "model" in settings:
-            raise UserError(f"model {model!r}: name the model once, not in engine_args too")
         self._llm = None
         try:
             from vllm import LLM
 
             self._llm = LLM(model=model, **{**_QUIET, **vllm_engine_args(), **settings})
         except ImportError as error:
-            raise UserError(f"the vllm engine needs vLLM, which does not import here: {_one_line(error)}") from error
+            raise UserError(f"the vllm engine needs vLLM, which does not import here: {one_line(error)}") from error
         except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"model {model!r}: vLLM could not start it: {_one_line(error)}") from error
+            raise UserError(f"model {model!r}: vLLM could not start it: {one_line(error)}") from error
         self.model = model
         self.tokenizer = self._llm.get_tokenizer()
         config = self._llm.llm_engine.vllm_config
@@ -106,18 +115,18 @@ class VllmEngine(Engine):
                     conversation, tokenize=False, add_generation_prompt=True, **self._template_args
                 )
             except Exception as error:  # Jinja's, a missing template's: whatever the model's template raises
-                raise UserError(f"model {self.model!r}: its chat template failed: {_one_line(error)}") from error
+                raise UserError(f"model {self.model!r}: its chat template failed: {one_line(error)}") from error
         return list(self.tokenizer(conversation, add_special_tokens=False)["input_ids"])
 
     def _params(self, sampling: Sampling, n: int, seed: int | None, prompt_tokens: int):
         from vllm import SamplingParams
 
         room = self.max_model_len - prompt_tokens
+        asked: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         return SamplingParams(
+            **{name: value for name, value in asked.items() if value is not None},
             n=n,
             seed=seed,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
             top_k=sampling.top_k,
             min_p=sampling.min_p,
             repetition_penalty=sampling.repetition_penalty,
@@ -130,15 +139,23 @@ def _completion(output, sample) -> Completion:
     return Completion(sample.text, len(output.prompt_token_ids), len(sample.token_ids), sample.finish_reason or "stop")
 
 
-def _check_local(model: str) -> None:
-    """Say at once when a model that is a path is not there; a name is left to the Hugging Face libraries."""
+def check(model: str, engine_args: Mapping) -> None:
+    """Refuse a model that is a path and not there, and the usual settings out of range; vLLM judges the others.
+
+    A model's name is left to the Hugging Face libraries.
+    """
     path = Path(model).expanduser()
     if model.startswith((".", "/", "~")) and not path.exists():
         raise UserError(f"model {model!r}: no such directory")
     if path.is_dir() and not (path / "config.json").exists():
         raise UserError(f"model {model!r}: the directory has no config.json, so it is no saved model")
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return (text[:300] + "…") if len(text) > 300 else text or type(error).__name__
+    if "model" in engine_args:
+        raise UserError(f"model {model!r}: name the model once, not in engine_args too")
+    for name in _WHOLE:
+        if engine_args.get(name) is not None:
+            whole_number(engine_args, name)
+    share = engine_args.get("gpu_memory_utilization", 0.9)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise UserError(f"engine_args: gpu_memory_utilization must be a number > 0 and <= 1, not {share!r}")
+    if not isinstance(engine_args.get("chat_template_kwargs", {}), Mapping):
+        raise UserError("engine_args: chat_template_kwargs must be a mapping")
