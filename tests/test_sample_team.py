@@ -109,7 +109,7 @@ def test_order_of_questions_and_agents_does_not_change_a_draw(tmp_path):
         (["--seed", "-2"], "--seed must be at least -1"),
         (["--columns", "question"], "write OURS=THEIRS"),
         (["--template", "nice"], "template 'nice'"),
-        (["--test-fraction", "2"], "--test-fraction must be between"),
+        (["--test_fraction", "2"], "--test_fraction must be between"),
         (["--questions", "none.jsonl"], "none.jsonl: no such file"),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.questions import COLUMNS, question_id, split_of, with_options
-from openrlhf_mlpo.sources import last_boxed, load_questions, to_question
+from openrlhf_mlpo.rows import last_boxed, to_question
+from openrlhf_mlpo.sources import load_questions
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data here")
