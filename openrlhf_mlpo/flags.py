@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.pool.draw import MAX_CORRECT
 from openrlhf_mlpo.questions import TEST_FRACTION
 
 
@@ -69,6 +70,17 @@ def add_columns_flag(add) -> None:
         default="",
         help="your names of question, answer, subtask and choices, with dots into nested columns, as "
         "question=prompt.0.content,answer=reward_model.ground_truth (default: the usual names)",
+    )
+
+
+def add_drop_flag(add) -> None:
+    """--drop_correct, which questions of a pool are too easy."""
+    add(
+        "--drop_correct",
+        type=float,
+        default=MAX_CORRECT,
+        help="leave out a question when this share of its responses or more is right, as --mlpo.drop_correct does "
+        f"(default {MAX_CORRECT}, the paper's; above 1 keeps all)",
     )
 
 

@@ -69,20 +69,20 @@ def settings(**changes):
     return {"settings": {"task": "bbh", "samples": 2, "seed": 0, "agents": agents, **changes}}
 
 
-def answers(agent: str, question: str):
+def answers(agent: str, question: str, samples: int = 2):
     return [
         {"agent": agent, "model": "m", "sample": s, "text": f"{question} {s}", "answer": None if s else "x",
          "correct": s == 0, "prompt_tokens": 1, "completion_tokens": 2, "finish_reason": "stop"}
-        for s in range(2)
+        for s in range(samples)
     ]  # fmt: skip
 
 
 def fill(writer: PoolWriter, backwards: bool = False) -> None:
     for agent in ("b", "a") if backwards else ("a", "b"):
-        done = writer.done(agent)
+        missing = dict(zip(writer.ids, writer.first_missing(agent)))
         for i in reversed(writer.ids) if backwards else writer.ids:
-            if i not in done:
-                writer.add(agent, i, answers(agent, i))
+            if missing[i] < writer.samples:
+                writer.add(agent, i, answers(agent, i, writer.samples)[missing[i] :])
 
 
 def expected(n: int = 10):
@@ -127,7 +127,7 @@ def test_what_was_added_survives_an_error_and_is_not_asked_again(tmp_path):
         raise KeyError
     (tmp_path / "p" / "_parts" / ".000-0000009.parquet").write_bytes(b"half a par")  # killed while writing
     with PoolWriter(tmp_path / "p", questions(), settings()) as writer:
-        assert writer.done("a") == set(writer.ids[:6]) and writer.done("b") == set()
+        assert writer.first_missing("a").tolist() == [2] * 6 + [0] * 4 and not writer.first_missing("b").any()
         fill(writer)
         writer.assemble()
     assert list(open_pool(tmp_path / "p")) == expected()
@@ -170,7 +170,7 @@ def changed(**sampling):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"samples": 4}, "samples 2 in the pool, 4 now"),
+        ({"samples": 1}, "samples 2 in the pool, 1 now"),
         ({"seed": 1}, "seed 0 in the pool, 1 now"),
         ({"agents": changed(temperature=0.7)}, "agent b.sampling.temperature 1.0 in the pool, 0.7 now"),
         ({"agents": changed(top_p=0.7)}, "agent b.sampling.top_p is new"),

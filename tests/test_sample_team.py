@@ -173,7 +173,7 @@ def test_keys_are_not_stored(tmp_path, monkeypatch):
 def test_lone_surrogates_in_a_response_are_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "answer", lambda *a, **k: "a \ud800 b <answer> \udfff </answer>")
     sample_team.main(command(tmp_path, write_team(tmp_path / "team.yaml", LOCAL)))
-    assert open_pool(tmp_path / "pool")[0]["responses"][0]["text"].startswith("a ? b")
+    assert open_pool(tmp_path / "pool")[0]["responses"][0]["text"].startswith("a \ufffd b")
 
 
 def test_the_command_itself(tmp_path):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.text import readable
 
 Conversation = str | list[dict]  # a prompt that is already rendered, or chat messages
 ENGINES = ("vllm", "openai", "ray", "callable")
@@ -68,6 +69,9 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str = "stop"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", readable(self.text))  # no file, table or tokenizer takes lone surrogates
 
 
 def request_seed(seed: int, *key: str) -> int:

@@ -24,10 +24,18 @@ class PromptRenderer:
     so a prompt has to fit before it gets there.
     """
 
-    def __init__(self, tokenizer, template: PromptTemplate, max_prompt_tokens: int, show: str = "full"):
+    def __init__(
+        self,
+        tokenizer,
+        template: PromptTemplate,
+        max_prompt_tokens: int,
+        show: str = "full",
+        chat_template_kwargs: dict | None = None,
+    ):
         """`max_prompt_tokens`: what a rendered prompt may have, by `tokenizer` (`max_len - max_new_tokens`).
 
         `show`: "full" shows whole responses, "answer" only their final answers (the paper's ablation).
+        `chat_template_kwargs`: variables of the chat template, such as {"enable_thinking": False}.
         Raises UserError when the tokenizer has no chat template or `show` is unknown.
         """
         if show not in SHOW_CHOICES:
@@ -38,6 +46,7 @@ class PromptRenderer:
         self.template = template
         self.max_prompt_tokens = max_prompt_tokens
         self.show = show
+        self.chat_template_kwargs = chat_template_kwargs
         self.control_tokens = control_tokens(tokenizer)
         self._frame = self._split_frame()
 
@@ -97,7 +106,9 @@ class PromptRenderer:
             self.template, self.template.system, leader_parts(self.template, question, texts, last)
         )
         if self._frame is None:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **(self.chat_template_kwargs or {})
+            )
         return self._frame[0] + messages[-1]["content"].strip() + self._frame[1]
 
     def _split_frame(self) -> tuple[str, str] | None:
@@ -109,7 +120,9 @@ class PromptRenderer:
 
         def rendered(content: str) -> str:
             messages = chat_messages(self.template, self.template.system, [content])
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **(self.chat_template_kwargs or {})
+            )
 
         before, found, after = rendered(mark).partition(mark)
         probe = "a {b} <c>\n\n'd' & {{ e }} \\boxed{f}"
