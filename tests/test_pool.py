@@ -236,7 +236,7 @@ def test_table_by_task(tmp_path):
     path = make_pool(tmp_path / "pool")
     pq.write_table(pa.Table.from_pylist(rows, schema=pool_schema()), path / "data" / "train-00000-of-00001.parquet")
     tallies = summarize(path)
-    assert {name: tally.questions for name, tally in tallies.items()} == {
+    assert {name: tally["questions"] for name, tally in tallies.items()} == {
         "all": 8,
         "exact": 4,
         "bbh": 4,
