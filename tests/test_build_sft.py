@@ -96,7 +96,7 @@ def test_the_card_tells_what_the_data_are(built):
     assert card["tokens"]["trace"]["max"] <= 100
     assert card["pool"]["agents"] == []  # this pool was not made by sample_team
     page = (built / "card.md").read_text()
-    assert f"{len(rows)} traces" in page and "| own_line |" in page
+    assert f"{len(rows)} traces" in page and "| own_line " in page
 
 
 def test_same_seed_same_bytes_and_other_seeds_other_rows(built, pool, model, tmp_path):
