@@ -57,7 +57,7 @@ def write(path: Path, *rows) -> str:
         ),
         # MMLU's gold in the forms in which an answer pays, and as an index even where an option is that number
         ("mmlu", {"question": "q", "options": ["x", "y"], "answer": "(B)"}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
-        ("mmlu", {"question": "q", "choices": ["up", "in"], "answer": "In"}, ("q\nA. up\nB. in", "B", "", ["up", "in"])),
+        ("mmlu", {"question": "q", "choices": ["u", "in"], "answer": "In"}, ("q\nA. u\nB. in", "B", "", ["u", "in"])),
         ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": "1"}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
         ("mmlu", {"question": "q", "choices": ["1", "0"], "answer": 1}, ("q\nA. 1\nB. 0", "B", "", ["1", "0"])),
         ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": 1.0}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
