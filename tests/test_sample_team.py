@@ -233,6 +233,8 @@ def test_killed_at_random_moments_the_pool_is_that_of_an_undisturbed_run(tmp_pat
         team = remote_team(tmp_path / "team.yaml", url, concurrency=8, timeout=1.0)
         while killed < kills:
             arguments = command(tmp_path, team, "--flush_every", "4", out=f"pool{pools}", n=60)
+            if pools % 2 and not (tmp_path / f"pool{pools}").exists():  # every other one is extended
+                sample_team.main([*arguments, "--limit", "20", "--samples", "1"])
             process = context.Process(target=run_command, args=(arguments,))
             began = time.monotonic()
             process.start()
