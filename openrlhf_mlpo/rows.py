@@ -7,8 +7,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.questions import COLUMNS, Question, question_id, with_options
+from openrlhf_mlpo.questions import Question, question_id, with_options
 from openrlhf_mlpo.text import readable
 from openrlhf_mlpo.verify.choices import letter
 
@@ -36,26 +35,13 @@ _FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def parse_columns(text: str) -> dict[str, str] | None:
-    """`question=prompt,answer=gold` as a mapping from our names to the file's. Raises UserError."""
-    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-    if any(not (ours.strip() and theirs.strip()) for ours, _, theirs in pairs):
-        raise UserError(f"--columns {text!r}: write OURS=THEIRS, for example question=prompt,answer=gold")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs} or None
-
-
-def check_columns(columns: Mapping[str, str] | None) -> None:
-    """Raise UserError when a column is named that a question does not have."""
-    if unknown := sorted(set(columns or {}) - set(COLUMNS[2:])):
-        raise UserError(f"--columns: {unknown[0]!r} is no column of ours; they are {', '.join(COLUMNS[2:])}")
-
-
 def to_question(row: Mapping[str, Any], task: str, columns: Mapping[str, str] | None = None) -> Question:
     """One row of any known layout as a question; `columns`: see `sources.load_questions`.
 
     Raises ValueError saying what the row lacks. Whether its answer can be matched is for `Question.gold_problem`.
     """
-    row = {readable(name): value for name, value in row.items()}
+    if not all(map(str.isascii, row)):
+        row = {readable(name): value for name, value in row.items()}
     fields = {**_FIELDS[task], **{ours: (theirs,) for ours, theirs in (columns or {}).items()}}
 
     def find(name: str) -> tuple[str, Any]:

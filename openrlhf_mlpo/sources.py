@@ -13,10 +13,10 @@ from typing import Any
 
 from openrlhf_mlpo.errors import UserError, one_line
 from openrlhf_mlpo.files import READERS, Rows, file_kind, read_rows
-from openrlhf_mlpo.questions import TASKS, TEST_FRACTION, Question, questions_dataset, split_of
-from openrlhf_mlpo.rows import check_columns, to_question
+from openrlhf_mlpo.questions import COLUMNS, TASKS, TEST_FRACTION, Question, questions_dataset, split_of
+from openrlhf_mlpo.rows import to_question
 
-_CHUNK = 512  # rows checked together: the checks wait for worker processes
+_CHUNK = 512  # rows checked together: checks of mathematics wait for worker processes
 
 
 def load_questions(
@@ -80,7 +80,8 @@ def check_rows(
 
     In place of a question that an earlier row has asked, with the same answer, stands that row's place.
     """
-    check_columns(columns)
+    if unknown := sorted(set(columns or {}) - set(COLUMNS[2:])):
+        raise UserError(f"--columns: {unknown[0]!r} is no column of ours; they are {', '.join(COLUMNS[2:])}")
     first_seen: dict[str, tuple[str, str]] = {}  # our id -> place, answer
     own_ids: dict[str, tuple[str, str]] = {}  # the source's id -> place, our id
 
@@ -93,8 +94,9 @@ def check_rows(
         return place, row.get("id"), question, (question.gold_problem() or "") if check_gold else ""
 
     with ThreadPoolExecutor(8) as threads:
+        each = threads.map if check_gold and task == "math" else map  # the other tasks' checks wait for nothing
         while chunk := list(itertools.islice(rows, _CHUNK)):
-            for place, own_id, question, problem in threads.map(check, chunk):
+            for place, own_id, question, problem in each(check, chunk):
                 if problem or question is None:
                     yield place, "", problem
                 elif question.id in first_seen:
@@ -107,6 +109,14 @@ def check_rows(
                 else:
                     first_seen[question.id] = (place, question.answer)
                     yield place, question, ""
+
+
+def parse_columns(text: str) -> dict[str, str] | None:
+    """`question=prompt,answer=gold` as a mapping from our names to the file's. Raises UserError."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if any(not (ours.strip() and theirs.strip()) for ours, _, theirs in pairs):
+        raise UserError(f"--columns {text!r}: write OURS=THEIRS, for example question=prompt,answer=gold")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs} or None
 
 
 def open_source(source: str, task: str, split: str | None) -> tuple[Rows, bool]:

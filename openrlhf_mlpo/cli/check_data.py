@@ -15,8 +15,7 @@ from tqdm import tqdm
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.flags import Parser, add_columns_flag, at_least
 from openrlhf_mlpo.questions import TASKS
-from openrlhf_mlpo.rows import parse_columns
-from openrlhf_mlpo.sources import check_rows, open_source
+from openrlhf_mlpo.sources import check_rows, open_source, parse_columns
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,8 +16,7 @@ from openrlhf_mlpo.pool.sample import conversation_of, manifest, sample_agent
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.questions import TASKS
-from openrlhf_mlpo.rows import parse_columns
-from openrlhf_mlpo.sources import load_questions
+from openrlhf_mlpo.sources import load_questions, parse_columns
 from openrlhf_mlpo.team import load_team
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 
-from openrlhf_mlpo.engines import Completion, Conversation, Sampling, make_engine, request_seed
+from openrlhf_mlpo.engines import Completion, Conversation, Engine, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, versions
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages
@@ -65,12 +65,27 @@ def sample_agent(
     if (missing == writer.samples).all():
         return
     progress = Progress(agent.name, total=len(missing), initial=int((missing == writer.samples).sum()))
+    waiting: deque[tuple[str, Future]] = deque()
+
+    def store(leave: int) -> None:
+        while waiting and (len(waiting) > leave or waiting[0][1].done()):
+            question_id, responses = waiting.popleft()
+            writer.add(agent.name, question_id, responses.result())
+
     try:
-        with make_engine(agent) as engine:
-            progress.start()
-            for first in sorted(set(missing.tolist()) - {writer.samples}):  # several when a pool is extended
-                rows = (missing == first).nonzero()[0]
-                _sample_rows(agent, engine, questions, rows, first, writer, conversation, seed, progress)
+        with make_engine(agent) as engine, ThreadPoolExecutor(VERIFY_THREADS) as pool:
+            try:
+                progress.start()
+                for first in sorted(set(missing.tolist()) - {writer.samples}):  # several when a pool is extended
+                    rows = (missing == first).nonzero()[0].tolist()
+                    for position, completions in ask(agent, engine, questions, rows, first, writer, conversation, seed):
+                        question = Question.from_row(questions[rows[position]])
+                        opened = opened_thinking(conversation(question))
+                        waiting.append((question.id, pool.submit(judge, agent, question, completions, first, opened)))
+                        progress.update(completions)
+                        store(VERIFY_BACKLOG)
+            finally:
+                store(0)  # what the engine has answered is kept, whatever ended it
     except UserError as error:
         writer.flush()
         raise UserError(
@@ -81,36 +96,23 @@ def sample_agent(
     writer.flush()
 
 
-def _sample_rows(agent, engine, questions, rows, first, writer, conversation, seed, progress) -> None:
-    """Let an agent answer the questions `rows` with the samples from number `first` on, and store them verified."""
+def ask(
+    agent: Agent, engine: Engine, questions, rows: Sequence[int], first: int, writer: PoolWriter, conversation, seed
+):
+    """Let an agent answer the questions `rows`, samples from number `first` on; see `Engine.stream` for what it yields.
 
-    def question_of(position: int) -> Question:
-        return Question.from_row(questions[int(rows[position])])
+    The place to count what comes back empty, and why.
+    """
+
+    def prompt(position: int) -> Conversation:
+        return conversation(Question.from_row(questions[rows[position]]))
 
     def request(position: int) -> int:
         return request_seed(seed, agent.name, writer.ids[rows[position]]) + first
 
-    prompts = LazyMap(len(rows), lambda position: conversation(question_of(position)))
     seeds = None if seed is None else LazyMap(len(rows), request)
-    stream = engine.stream(prompts, n=writer.samples - first, seed=seeds, sampling=Sampling.from_dict(agent.sampling))
-    waiting: deque[tuple[str, Future]] = deque()
-
-    def store(leave: int) -> None:
-        while waiting and (len(waiting) > leave or waiting[0][1].done()):
-            question_id, responses = waiting.popleft()
-            writer.add(agent.name, question_id, responses.result())
-
-    with ThreadPoolExecutor(VERIFY_THREADS) as pool:
-        try:
-            # What came out empty, and why, is to be counted here, where completions come in.
-            for position, completions in stream:
-                question = question_of(position)
-                opened = opened_thinking(conversation(question))
-                waiting.append((question.id, pool.submit(judge, agent, question, completions, first, opened)))
-                progress.update(completions)
-                store(VERIFY_BACKLOG)
-        finally:
-            store(0)  # what the engine has answered is kept, whatever ended it
+    sampling = Sampling.from_dict(agent.sampling)
+    return engine.stream(LazyMap(len(rows), prompt), n=writer.samples - first, seed=seeds, sampling=sampling)
 
 
 def judge(

@@ -208,7 +208,8 @@ class PoolWriter:
 
     def _write_manifest(self, manifest: dict) -> None:
         temporary = self.path / f"{MANIFEST}.tmp"
-        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # so lone surrogates stay valid JSON
         os.replace(temporary, self.path / MANIFEST)
 
 
