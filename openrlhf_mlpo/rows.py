@@ -45,8 +45,9 @@ def to_question(row: Mapping[str, Any], task: str, columns: Mapping[str, str] | 
     fields = {**_FIELDS[task], **{ours: (theirs,) for ours, theirs in (columns or {}).items()}}
 
     def find(name: str) -> tuple[str, Any]:
-        found = ((theirs, _lookup(row, theirs)) for theirs in fields.get(name, ()))
-        return next(((theirs, value) for theirs, value in found if value is not None), ("", None))
+        named = ((theirs, _lookup(row, theirs)) for theirs in fields.get(name, ()))
+        present = ((theirs, value) for theirs, value in named if value is not None and value == value)  # NaN is not
+        return next(present, ("", None))
 
     def require(name: str) -> tuple[str, Any]:
         theirs, value = find(name)
@@ -74,7 +75,7 @@ def to_question(row: Mapping[str, Any], task: str, columns: Mapping[str, str] | 
         task=task,
         text=text,
         answer=answer,
-        subtask="" if subtask is None else _one_text(subtask, "subtask"),
+        subtask="" if subtask is None else readable(str(subtask)),
         choices=tuple(choices),
     )
 
@@ -110,7 +111,7 @@ def _lookup(value: Any, path: str) -> Any:
 
 def _answer(gold: Any, column: str, task: str) -> str:
     """The gold answer, out of GSM8K's working or MATH's solution where it is inside."""
-    text = _one_text(gold, "answer")
+    text = _one_text(gold, "answer").strip()
     if "####" in text and task in ("math", "exact"):
         text = text.rpartition("####")[2].strip()
         if not text or "\n" in text:
@@ -134,7 +135,7 @@ def _one_text(value: Any, name: str) -> str:
         raise ValueError(f"the {name} is {value}")
     if isinstance(value, float) and value.is_integer():  # whole numbers of a column that also has gaps
         value = int(value)
-    return readable(str(value)).strip()
+    return readable(str(value))
 
 
 def _choices(value: Any) -> tuple[list[str], list[str]]:
@@ -157,7 +158,7 @@ def _choices(value: Any) -> tuple[list[str], list[str]]:
         raise ValueError(f"{len(value)} choices but {len(labels)} labels")
     if None in value:
         raise ValueError(f"choice {value.index(None) + 1} is null")
-    return [_one_text(each, "choice") for each in value], [_one_text(each, "label") for each in labels]
+    return [_one_text(each, "choice") for each in value], [_one_text(each, "label").strip() for each in labels]
 
 
 def _letter(gold: Any, answer: str, choices: list[str]) -> str:

@@ -50,8 +50,8 @@ def load_questions(
     if by_content and split not in (None, "train", "test"):
         raise UserError(f"{source}: has no split {split!r}; train and test are made from content")
     if by_content and split:
-        print(f"note: {source} names no splits: {split} is made from content, --test_fraction {test_fraction}",
-              file=sys.stderr)  # fmt: skip
+        note = f"note: {source}: train and test are made from the rows' content, --test_fraction {test_fraction}"
+        print(note, file=sys.stderr)
     kept: list[Question] = []
     bad: list[str] = []
     repeats: list[str] = []

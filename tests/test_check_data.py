@@ -52,7 +52,7 @@ def test_every_bad_row_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("math", {"problem": "q", "answer": "See solution."}, "stands for a missing one"),
         ("math", {"problem": "q", "answer": "Please refer to the attached figure"}, "stands for a missing one"),
         ("math", {"problem": "q", "answer": "?"}, "stands for a missing one"),
-        ("exact", {"question": "q", "answer": float("nan")}, "the answer is nan"),
+        ("exact", {"question": "q", "answer": float("nan")}, "no answer"),
         ("exact", {"question": "q", "answer": ["a", "b"]}, "must be one text, not list"),
     ],
 )

@@ -38,7 +38,7 @@ def write(path: Path, *rows) -> str:
             ("q\nA. x\nB. y", "B", "s", ["x", "y"]),
         ),
         ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": "b"}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
-        ("exact", {"prompt": "q", "label": 7}, ("q", "7", "", [])),
+        ("exact", {"prompt": "q", "label": 7, "subtask": float("nan")}, ("q", "7", "", [])),
         # GSM8K: the working, then the answer
         ("math", {"question": "q", "answer": "2 + 3 = 5\n#### 5"}, ("q", "5", "", [])),
         ("exact", {"question": "q", "answer": "so\n####  1,450 "}, ("q", "1,450", "", [])),
@@ -94,7 +94,7 @@ def test_rows_of_known_layouts_become_questions(task, row, expected):
         ("exact", {"question": 5, "answer": "1"}, "must be text"),
         ("exact", {"question": [{"content": "q"}], "answer": "1"}, "--columns question=question.0.content"),
         ("exact", {"question": "q", "answer": None}, "no answer"),
-        ("exact", {"question": "q", "answer": float("nan")}, "the answer is nan"),
+        ("exact", {"question": "q", "answer": float("nan")}, "no answer"),
         ("math", {"question": "q", "answer": ["1"]}, "the answer must be one text, not list"),
         ("math", {"question": "q", "answer": {"value": "1"}}, "--columns can name a part of it"),
         ("math", {"question": "q", "answer": "it is\n#### "}, "no final answer on the line of the last ####"),
@@ -198,7 +198,7 @@ def test_a_folder_with_one_named_split_is_that_split_alone(tmp_path):
 def test_making_a_split_from_content_is_said(tmp_path, capsys):
     source = write(tmp_path / "q.jsonl", *rows_named("q", 50))
     assert 50 == len(asked(source)) == len(asked(source, "train")) + len(asked(source, "test"))
-    assert "train is made from content" in capsys.readouterr().err
+    assert "train and test are made from the rows' content" in capsys.readouterr().err
 
 
 def test_packed_and_other_json(tmp_path):
