@@ -219,6 +219,15 @@ def test_a_pool_can_be_extended(tmp_path, monkeypatch, wanted, missing, finished
     assert len(pq.ParquetDataset(tmp_path / "p" / "data").files) == len(list((tmp_path / "p" / "_arrow").iterdir()))
 
 
+def test_a_pool_without_slots_in_its_manifest_can_be_extended(tmp_path):
+    run(tmp_path / "p")
+    manifest = read_manifest(tmp_path / "p")
+    del manifest["slots"]
+    (tmp_path / "p" / "_manifest.json").write_text(json.dumps(manifest))
+    assert run(tmp_path / "p", n=11, agents="ba") == 4
+    assert list(open_pool(tmp_path / "p")) == grown(11, agents="ba")
+
+
 def test_a_pool_that_is_being_extended_is_what_it_was_before(tmp_path, capsys):
     run(tmp_path / "p")
     run(tmp_path / "p", 0.3, n=13, samples=3)
