@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from openrlhf_mlpo.cli import pool, sample_team
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.flags import Parser, add_question_flags, json_object
+from tests.small import make_pool
 
 
 def parser() -> Parser:
@@ -36,3 +38,15 @@ def test_json_that_is_no_object(text):
     with pytest.raises(UserError, match="--engine_args is not a JSON object"):
         json_object(text, "--engine_args")
     assert json_object("", "--engine_args") == {}
+
+
+def test_commands_of_before_still_work(tmp_path, capsys):
+    old = ["--max-questions", "3", "--skip-bad-rows", "--flush-every", "4", "--test-fraction", "0.3"]
+    args = sample_team.parse_args(["--questions", "q", "--task", "bbh", "--team", "t", "--out", "o", *old])
+    assert (args.limit, args.skip_bad_rows, args.flush_every, args.test_fraction) == (3, True, 4, 0.3)
+    path = str(make_pool(tmp_path / "pool", 20))
+    tables = []
+    for flag in ("--max-correct", "--drop_correct"):
+        assert pool.main([path, flag, "0.5"]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] and "fewer than 50% of the responses right" in tables[0]
