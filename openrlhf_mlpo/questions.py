@@ -25,7 +25,7 @@ _NO_GOLD = frozenset(
 )
 _NO_GOLD_HERE = frozenset(";none;na;unknown;proof;see;-;--;?;??;???;…".split(";"))
 _ELSEWHERE = re.compile(
-    r"(?:please )?(?:see|refer to|check|read)\b.{0,40}\b(?:solution|answer|explanation|proof|above|below|text|figure|"
+    r"(?:please )?(?:see|refer to)\b.{0,40}\b(?:solution|answer|explanation|proof|above|below|text|figure|"
     r"diagram|image|attached|attachment|appendix|key|work)s?\b.{0,20}",
     re.IGNORECASE,
 )
