@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import sys
 from collections.abc import Callable
 
@@ -14,8 +15,11 @@ class UserError(Exception):
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command line's `main`, turning `UserError` into `error: …` on stderr and exit status 2.
 
-    Ctrl-C exits 130, a reader that went away (`| head`) exits 0; anything else is our bug and keeps its traceback.
+    Ctrl-C exits 130, a reader that went away (`| head`) exits 0; anything else is our bug and keeps its traceback. What
+    standard output cannot encode, such as a file name that is no text, is printed as `\\udc80`.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main() or 0)
     except UserError as error:

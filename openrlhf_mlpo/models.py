@@ -32,5 +32,6 @@ def context_length(model: str, engine_args: Mapping[str, Any] | None = None, fla
 def _open(load, model: str, flag: str, problem: str, **kwargs):
     try:
         return load(model, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{flag} {model}: {problem}: {one_line(str(error).splitlines()[0])}") from None
+    except Exception as error:  # of many kinds: what a damaged file, the hub or a model's own code raises
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{flag} {model}: {problem}: {one_line(first_line)}") from None

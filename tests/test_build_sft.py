@@ -96,7 +96,7 @@ def test_the_card_tells_what_the_data_are(built):
     assert card["tokens"]["trace"]["max"] <= 100
     assert card["pool"]["agents"] == []  # this pool was not made by sample_team
     page = (built / "card.md").read_text()
-    assert f"{len(rows)} traces" in page and "| own_line |" in page
+    assert f"{len(rows)} traces" in page and "| own_line " in page
 
 
 def test_same_seed_same_bytes_and_other_seeds_other_rows(built, pool, model, tmp_path):
@@ -149,6 +149,7 @@ def test_draws_are_not_those_of_training(pool):
         (["--max_new_tokens", "256"], "--max_len 256 must exceed --max_new_tokens 256"),
         (["--max_new_tokens", "220"], "cannot fit 36 tokens"),
         (["--engine_args", "{"], "--engine_args is not a JSON object"),
+        (["--chat_template_kwargs", "[1]"], "--chat_template_kwargs is not a JSON object"),
         (["--drop_correct", "0"], "no question is left of 30; raise --drop_correct"),
         (["--phrases", "none.yaml"], "--phrases none.yaml: No such file"),
         (["--pool", "nowhere"], "nowhere: no pool here"),
@@ -160,6 +161,47 @@ def test_mistakes_are_one_line_before_anything_starts(pool, model, tmp_path, mor
     with pytest.raises(UserError, match=message) as caught:
         build_sft.main(command(pool, model, tmp_path / "out", *more))
     assert len(str(caught.value).splitlines()) == 1 and len(CALLS) == begun
+
+
+def opens(prompt: str, *, seed: int, sampling) -> str:
+    """A leader whose chat template has opened the thinking already: mostly in the form, sometimes not."""
+    rng = random.Random(seed)
+    why, answer = rng.choice(("it is", "I say", "because")), rng.choice(("True", "False"))
+    return rng.choice(
+        ("I think {} </think> <answer> {} </answer>", "<think> {} </think> so <answer> {} </answer>")
+    ).format(why, answer)
+
+
+@pytest.mark.parametrize(("end", "kwargs"), [("<think> ", ""), ("<think>", ""), ("{{ mark }} ", '{"mark": "<think>"}')])
+def test_a_chat_template_that_opens_the_thinking(pool, tmp_path, end, kwargs):
+    """No tag is there twice: the output goes on where the prompt ends, and together they have the form."""
+    from transformers import AutoTokenizer
+
+    folder = make_tiny_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant ' }}", f"assistant ' }}}}{end}")
+    tokenizer.save_pretrained(folder)
+    more = ["--chat_template_kwargs", kwargs] if kwargs else []
+    assert build_sft.main(command(pool, folder, tmp_path / "out", *more, function="opens")) == 0
+    gold = {row["id"]: row["answer"] for row in open_pool(pool)}
+    rows = rows_of(tmp_path / "out")
+    assert {row["kind"] for row in rows} == set(KINDS)
+    for row in rows:
+        assert row["input"].rstrip().endswith("<think>") and "<think>" not in row["output"]
+        verdict = verify_response("<think>" + row["output"], gold[row["id"]], row["task"], subtask=row["subtask"])
+        assert verdict.correct and verdict.formatted, row
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["settings"]["chat_template_kwargs"] == json.loads(kwargs or "{}")
+
+
+def test_more_draws_and_samples_ask_only_for_those(pool, model, tmp_path):
+    begun = len(CALLS)
+    build_sft.main(command(pool, model, tmp_path / "a"))
+    build_sft.main(command(pool, model, tmp_path / "a", "--draws", "2", "--samples", "7"))
+    asked = len(CALLS) - begun
+    build_sft.main(command(pool, model, tmp_path / "b", "--draws", "2", "--samples", "7"))
+    assert asked == len(CALLS) - begun - asked
+    assert (tmp_path / "a" / "train.jsonl").read_bytes() == (tmp_path / "b" / "train.jsonl").read_bytes()
 
 
 def test_changed_settings_are_refused(built, pool, model):

@@ -46,12 +46,40 @@ def test_every_bad_row_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("mmlu", {"question": "q", "answer": "A"}, "no choices"),
         ("bbh", {"input": "q", "target": "perhaps", "task": "navigate"}, "is not yes or no"),
         ("exact", {"question": "q", "answer": " "}, "no answer"),
+        ("exact", {"question": "q", "answer": "N/A"}, "stands for a missing one"),
+        ("exact", {"question": "q", "answer": "NaN"}, "stands for a missing one"),
+        ("math", {"problem": "q", "answer": "null"}, "stands for a missing one"),
+        ("math", {"problem": "q", "answer": "See solution."}, "stands for a missing one"),
+        ("math", {"problem": "q", "answer": "Please refer to the attached figure"}, "stands for a missing one"),
+        ("math", {"problem": "q", "answer": "?"}, "stands for a missing one"),
+        ("exact", {"question": "q", "answer": float("nan")}, "no answer"),
+        ("exact", {"question": "q", "answer": ["a", "b"]}, "must be one text, not list"),
     ],
 )
 def test_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, row: dict, problem: str) -> None:
     file = write(tmp_path / "q.jsonl", [row])
     assert check_data.main([file, "--task", task]) == 1
     assert problem in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("mmlu", {"question": "q", "choices": ["a", "b"], "answer": "(B)"}),
+        ("mmlu", {"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "1"}),
+        ("math", {"question": "q", "answer": "6 * 12 = 72\n#### 72"}),
+        ("exact", {"question": "Which sign is it?", "answer": "-"}),
+        ("exact", {"question": "Which of them?", "answer": "none"}),
+    ],
+)
+def test_what_pays_is_no_problem(tmp_path: Path, task: str, row: dict) -> None:
+    assert check_data.main([write(tmp_path / "q.jsonl", [row]), "--task", task]) == 0
+
+
+def test_two_answers_to_one_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "q.jsonl", [{"question": "q", "answer": "a"}, {"question": "q", "answer": "b"}])
+    assert check_data.main([file, "--task", "exact"]) == 1
+    assert "line 2: answer 'b', but 'a' for the same question at" in capsys.readouterr().out
 
 
 def test_columns_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,20 +69,20 @@ def settings(**changes):
     return {"settings": {"task": "bbh", "samples": 2, "seed": 0, "agents": agents, **changes}}
 
 
-def answers(agent: str, question: str):
+def answers(agent: str, question: str, samples: int = 2):
     return [
         {"agent": agent, "model": "m", "sample": s, "text": f"{question} {s}", "answer": None if s else "x",
          "correct": s == 0, "prompt_tokens": 1, "completion_tokens": 2, "finish_reason": "stop"}
-        for s in range(2)
+        for s in range(samples)
     ]  # fmt: skip
 
 
 def fill(writer: PoolWriter, backwards: bool = False) -> None:
     for agent in ("b", "a") if backwards else ("a", "b"):
-        done = writer.done(agent)
+        missing = dict(zip(writer.ids, writer.first_missing(agent)))
         for i in reversed(writer.ids) if backwards else writer.ids:
-            if i not in done:
-                writer.add(agent, i, answers(agent, i))
+            if missing[i] < writer.samples:
+                writer.add(agent, i, answers(agent, i, writer.samples)[missing[i] :])
 
 
 def expected(n: int = 10):
@@ -127,7 +127,7 @@ def test_what_was_added_survives_an_error_and_is_not_asked_again(tmp_path):
         raise KeyError
     (tmp_path / "p" / "_parts" / ".000-0000009.parquet").write_bytes(b"half a par")  # killed while writing
     with PoolWriter(tmp_path / "p", questions(), settings()) as writer:
-        assert writer.done("a") == set(writer.ids[:6]) and writer.done("b") == set()
+        assert writer.first_missing("a").tolist() == [2] * 6 + [0] * 4 and not writer.first_missing("b").any()
         fill(writer)
         writer.assemble()
     assert list(open_pool(tmp_path / "p")) == expected()
@@ -162,6 +162,203 @@ def test_killed_while_the_pool_is_put_together(tmp_path, monkeypatch, dies_at):
     assert read_manifest(tmp_path / "p")["complete"] is True
 
 
+# extending
+
+
+def more(n: int = 10, samples: int = 2, agents: str = "ab", order: int = 1):
+    """Questions and settings that ask for so much; `order` -1: the questions backwards."""
+    asked = questions(n).select(range(n)[::order])
+    named = [{"name": name, "model": "m", "sampling": {"temperature": 1.0}} for name in agents]
+    digest = {"rows": n, "ids": json.dumps(asked["id"][:]), "answers": json.dumps(asked["answer"][:])}
+    return asked, settings(samples=samples, agents=named, questions=digest)
+
+
+def grown(n: int = 10, samples: int = 2, agents: str = "ab", order: int = 1):
+    return [
+        {**row, "responses": [r for agent in agents for r in answers(agent, row["id"], samples)]}
+        for row in questions(n).select(range(n)[::order])
+    ]
+
+
+def run(path, share: float = 1.0, **wanted) -> int:
+    """Sample what is missing, or only a share of it; returns how many responses were asked for."""
+    asked = 0
+    with PoolWriter(path, *more(**wanted), flush_every=3) as writer:
+        for agent in writer.agents:
+            missing = writer.first_missing(agent)
+            for i, first in list(zip(writer.ids, missing))[: round(share * len(missing))]:
+                if first < writer.samples:
+                    responses = answers(agent, i, writer.samples)[first:]
+                    writer.add(agent, i, responses)
+                    asked += len(responses)
+        if share == 1:
+            writer.assemble()
+    return asked
+
+
+EXTENSIONS = [
+    ({"n": 14}, 4 * 2 * 2),
+    ({"samples": 5}, 10 * 3 * 2),
+    ({"agents": "abc"}, 10 * 2),
+    ({"agents": "cab"}, 10 * 2),  # wherever in the team file the new agent stands
+    ({"n": 12, "samples": 3, "agents": "cbad"}, 12 * 3 * 4 - 10 * 2 * 2),
+    ({"order": -1}, 0),
+]
+
+
+@pytest.mark.parametrize(("wanted", "missing"), EXTENSIONS)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_pool_can_be_extended(tmp_path, monkeypatch, wanted, missing, finished):
+    monkeypatch.setattr(pool_writer, "ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(pool_writer, "GROUPS_PER_FILE", 2)
+    done = run(tmp_path / "p", 1.0 if finished else 0.5)
+    assert run(tmp_path / "p", **wanted) == missing + 40 - done
+    assert list(open_pool(tmp_path / "p")) == grown(**wanted)
+    assert run(tmp_path / "p", **wanted) == 0
+    assert read_manifest(tmp_path / "p")["earlier"][0]["settings"]["samples"] == 2
+    assert len(pq.ParquetDataset(tmp_path / "p" / "data").files) == len(list((tmp_path / "p" / "_arrow").iterdir()))
+
+
+def test_a_pool_without_slots_in_its_manifest_can_be_extended(tmp_path):
+    run(tmp_path / "p")
+    manifest = read_manifest(tmp_path / "p")
+    del manifest["slots"]
+    (tmp_path / "p" / "_manifest.json").write_text(json.dumps(manifest))
+    assert run(tmp_path / "p", n=11, agents="ba") == 4
+    assert list(open_pool(tmp_path / "p")) == grown(11, agents="ba")
+
+
+def test_a_pool_that_is_being_extended_is_what_it_was_before(tmp_path, capsys):
+    run(tmp_path / "p")
+    run(tmp_path / "p", 0.3, n=13, samples=3)
+    assert list(open_pool(tmp_path / "p")) == grown()
+    assert "is being extended" in capsys.readouterr().err
+    run(tmp_path / "p", 0.6, n=13, samples=4, agents="bac")  # changed again before it was done
+    run(tmp_path / "p", n=13, samples=4, agents="bac")
+    assert list(open_pool(tmp_path / "p")) == grown(13, 4, "bac") and "extended" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"n": 9}, "questions.rows 10 in the pool, 9 now"),
+        ({"samples": 1}, "samples 2 in the pool, 1 now"),
+        ({"agents": "acd"}, "agents a, b in the pool, a, c, d now"),
+    ],
+)
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_less_of_a_pool_is_refused(tmp_path, wanted, message, share):
+    run(tmp_path / "p", share)
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "p", **wanted)
+    assert run(tmp_path / "p") == (0 if share == 1 else 20)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_other_questions_or_answers_are_refused(tmp_path, share):
+    run(tmp_path / "p", share)
+    asked, manifest = more(12)
+    others = asked.map(lambda row: {"answer": "False"} if row["question"] == "question 3" else row)
+    with pytest.raises(UserError, match=r"has answer and subtask \('True', ''\) in the pool, \('False', ''\) now"):
+        PoolWriter(tmp_path / "p", others, manifest)
+    with pytest.raises(UserError, match="of the pool is not among the 12 now"):
+        PoolWriter(tmp_path / "p", questions(13).select(range(1, 13)), manifest)
+
+
+@pytest.mark.slow
+def test_killed_at_any_step_of_an_extension(tmp_path, monkeypatch):
+    """At each rename and removal in turn; what opens in between is whole, and the next run ends it."""
+    wanted = {"n": 12, "samples": 3, "agents": "cab"}
+    killed = 0
+    for dies_at in range(100):
+        path = tmp_path / str(dies_at)
+        run(path)
+        steps = iter(range(100))
+
+        def fatal(real, steps=steps, dies_at=dies_at):
+            def step(*args, **kwargs):
+                if next(steps) == dies_at:
+                    raise KeyboardInterrupt
+                return real(*args, **kwargs)
+
+            return step
+
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(pool_writer.os, "replace", fatal(os.replace))
+                patch.setattr(pool_writer.shutil, "rmtree", fatal(pool_writer.shutil.rmtree))
+                run(path, **wanted)
+        except KeyboardInterrupt:
+            killed += 1
+        else:
+            break
+        try:
+            assert list(open_pool(path)) in (grown(), grown(**wanted))
+        except UserError as error:
+            assert "run the same sample_team command again" in str(error)
+        run(path, **wanted)
+        assert list(open_pool(path)) == grown(**wanted) and not (path / "_parts").exists()
+    assert 15 < killed < 40
+
+
+# damage
+
+
+def cut(file) -> None:
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "harm", "message"),
+    [
+        ("data/*.parquet", cut, "data/train-00000-of-00003.parquet: damaged"),
+        ("data/*.parquet", os.unlink, "2 of 3 files are in data/"),
+        ("_manifest.json", cut, "_manifest.json: damaged"),
+        ("_manifest.json", lambda file: file.write_text("[]"), "_manifest.json: damaged: it has no settings"),
+        ("_manifest.json", lambda file: file.write_bytes(b"\xff"), "_manifest.json: damaged"),
+    ],
+)
+def test_a_damaged_pool_is_one_line(tmp_path, monkeypatch, pattern, harm, message):
+    monkeypatch.setattr(pool_writer, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(pool_writer, "GROUPS_PER_FILE", 2)
+    run(tmp_path / "p")
+    harm(sorted((tmp_path / "p").glob(pattern))[0])
+    for use in (open_pool, summarize):
+        with pytest.raises(UserError, match=message) as caught:
+            use(tmp_path / "p")
+        assert "\n" not in str(caught.value)
+
+
+def test_rows_that_the_manifest_counts_but_no_file_holds(tmp_path):
+    run(tmp_path / "p")
+    run(tmp_path / "few", n=8)
+    file = "data/train-00000-of-00001.parquet"
+    (tmp_path / "p" / file).write_bytes((tmp_path / "few" / file).read_bytes())
+    with pytest.raises(UserError, match="8 of 10 questions are in data/"):
+        open_pool(tmp_path / "p")
+
+
+@pytest.mark.parametrize("harm", [cut, lambda file: file.write_bytes(b""), os.unlink])
+def test_damaged_copies_for_memory_mapping_are_not_used(tmp_path, monkeypatch, harm):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    run(tmp_path / "p")
+    harm(next((tmp_path / "p" / "_arrow").iterdir()))
+    assert list(open_pool(tmp_path / "p")) == grown()
+
+
+def test_a_damaged_part_is_one_line_that_says_what_to_do(tmp_path):
+    run(tmp_path / "p", 0.6)
+    part = sorted((tmp_path / "p" / "_parts").glob("*.parquet"))[0]
+    cut(part)
+    with pytest.raises(
+        UserError, match="damaged .*; delete it: the same sample_team command samples again what it held"
+    ):
+        run(tmp_path / "p")
+    part.unlink()
+    assert run(tmp_path / "p") == 2 * 2 * 4 + 3 * 2
+    assert list(open_pool(tmp_path / "p")) == grown()
+
+
 def changed(**sampling):
     agents = settings()["settings"]["agents"]
     return [agents[0], {**agents[1], "sampling": {**agents[1]["sampling"], **sampling}}]
@@ -170,7 +367,7 @@ def changed(**sampling):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"samples": 4}, "samples 2 in the pool, 4 now"),
+        ({"samples": 1}, "samples 2 in the pool, 1 now"),
         ({"seed": 1}, "seed 0 in the pool, 1 now"),
         ({"agents": changed(temperature=0.7)}, "agent b.sampling.temperature 1.0 in the pool, 0.7 now"),
         ({"agents": changed(top_p=0.7)}, "agent b.sampling.top_p is new"),
@@ -236,7 +433,7 @@ def test_table_by_task(tmp_path):
     path = make_pool(tmp_path / "pool")
     pq.write_table(pa.Table.from_pylist(rows, schema=pool_schema()), path / "data" / "train-00000-of-00001.parquet")
     tallies = summarize(path)
-    assert {name: tally.questions for name, tally in tallies.items()} == {
+    assert {name: tally["questions"] for name, tally in tallies.items()} == {
         "all": 8,
         "exact": 4,
         "bbh": 4,

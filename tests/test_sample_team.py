@@ -113,7 +113,7 @@ def test_order_of_questions_and_agents_does_not_change_a_draw(tmp_path):
         (["--seed", "-2"], "--seed must be at least -1"),
         (["--columns", "question"], "write OURS=THEIRS"),
         (["--template", "nice"], "template 'nice'"),
-        (["--test-fraction", "2"], "--test-fraction must be between"),
+        (["--test_fraction", "2"], "--test_fraction must be between"),
         (["--questions", "none.jsonl"], "none.jsonl: no such file"),
     ],
 )
@@ -129,7 +129,8 @@ def test_changed_settings_are_refused(tmp_path):
     sample_team.main(command(tmp_path, team))
     for more, message in (
         (["--seed", "5"], "seed 0 in the pool, 5 now"),
-        (["--max-questions", "3"], "questions.rows 6 in the pool, 3 now"),
+        (["--limit", "3"], "questions.rows 6 in the pool, 3 now"),
+        (["--samples", "1"], "samples 2 in the pool, 1 now"),
         (["--template", "compact"], "agent x.prompt.name 'chat' in the pool, 'compact' now"),
     ):
         with pytest.raises(UserError, match=message):
@@ -137,6 +138,35 @@ def test_changed_settings_are_refused(tmp_path):
     write_team(tmp_path / "team.yaml", [LOCAL[0], {**LOCAL[1], "sampling": {"temperature": 0.1}}])
     with pytest.raises(UserError, match="agent y.sampling.temperature 1.0 in the pool, 0.1 now"):
         sample_team.main(command(tmp_path, team))
+
+
+def test_a_pool_is_extended_by_the_same_command_with_more(tmp_path):
+    """More questions, samples and agents, one after the other: only what is missing is asked for, and the pool is that
+    of a run that asked for everything at once."""
+    team = write_team(tmp_path / "team.yaml", LOCAL)
+    sample_team.main(command(tmp_path, team, "--limit", "3"))
+    new = {"name": "z", "model": f"{__name__}:answer", "engine": "callable", "system": "Be z."}
+    for agents, more in ((LOCAL, ()), (LOCAL, ("--samples", "5")), ([LOCAL[0], new, LOCAL[1]], ("--samples", "5"))):
+        before = list(open_pool(tmp_path / "pool"))
+        write_team(team, agents)
+        sample_team.main(command(tmp_path, team, *more))
+        after = list(open_pool(tmp_path / "pool"))
+        assert [row["id"] for row in before] == [row["id"] for row in after][: len(before)]
+        for old, row in zip(before, after):
+            assert all(response in row["responses"] for response in old["responses"])
+    sample_team.main(command(tmp_path, team, "--samples", "5", out="at_once"))
+    assert list(open_pool(tmp_path / "pool")) == list(open_pool(tmp_path / "at_once"))
+
+
+def test_an_extension_asks_for_what_is_missing_alone(tmp_path):
+    server = FaultServer()
+    with server as url:
+        remote = {"name": "z", "model": "m", "engine": "openai", "engine_args": {"base_url": url}}
+        team = write_team(tmp_path / "team.yaml", [remote])
+        sample_team.main(command(tmp_path, team, "--limit", "4"))
+        asked = len(server.requests)
+        sample_team.main(command(tmp_path, team, "--samples", "3"))
+        assert asked == 4 * 2 and len(server.requests) - asked == 6 * 3 - 4 * 2
 
 
 def test_a_model_trained_anew_into_the_same_folder_is_refused(tmp_path):
@@ -308,7 +338,7 @@ def test_an_evaluation_goes_on_past_a_refused_row(tmp_path, capsys):
 def test_lone_surrogates_in_a_response_are_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "answer", lambda *a, **k: "a \ud800 b <answer> \udfff </answer>")
     sample_team.main(command(tmp_path, write_team(tmp_path / "team.yaml", LOCAL)))
-    assert open_pool(tmp_path / "pool")[0]["responses"][0]["text"].startswith("a ? b")
+    assert open_pool(tmp_path / "pool")[0]["responses"][0]["text"].startswith("a \ufffd b")
 
 
 def test_the_command_itself(tmp_path):
@@ -337,7 +367,9 @@ def test_killed_at_random_moments_the_pool_is_that_of_an_undisturbed_run(tmp_pat
     with server as url:
         team = remote_team(tmp_path / "team.yaml", url, concurrency=8, timeout=1.0)
         while killed < kills:
-            arguments = command(tmp_path, team, "--flush-every", "4", out=f"pool{pools}", n=60)
+            arguments = command(tmp_path, team, "--flush_every", "4", out=f"pool{pools}", n=60)
+            if pools % 2 and not (tmp_path / f"pool{pools}").exists():  # every other one is extended
+                sample_team.main([*arguments, "--limit", "20", "--samples", "1"])
             process = context.Process(target=run_command, args=(arguments,))
             began = time.monotonic()
             process.start()
@@ -350,7 +382,7 @@ def test_killed_at_random_moments_the_pool_is_that_of_an_undisturbed_run(tmp_pat
             else:
                 assert process.exitcode == 0
                 pools += 1
-        sample_team.main(command(tmp_path, team, "--flush-every", "4", out=f"pool{pools}", n=60))
+        sample_team.main(command(tmp_path, team, "--flush_every", "4", out=f"pool{pools}", n=60))
     with FaultServer() as url:
         calm = remote_team(tmp_path / "calm.yaml", url)
         sample_team.main(command(tmp_path, calm, out="calm", n=60))

@@ -9,7 +9,8 @@ import pytest
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.questions import COLUMNS, question_id, split_of, with_options
-from openrlhf_mlpo.sources import last_boxed, load_questions, to_question
+from openrlhf_mlpo.rows import last_boxed, to_question
+from openrlhf_mlpo.sources import load_questions
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data here")
@@ -37,7 +38,31 @@ def write(path: Path, *rows) -> str:
             ("q\nA. x\nB. y", "B", "s", ["x", "y"]),
         ),
         ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": "b"}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
-        ("exact", {"prompt": "q", "label": 7}, ("q", "7", "", [])),
+        ("exact", {"prompt": "q", "label": 7, "subtask": float("nan")}, ("q", "7", "", [])),
+        # GSM8K: the working, then the answer
+        ("math", {"question": "q", "answer": "2 + 3 = 5\n#### 5"}, ("q", "5", "", [])),
+        ("exact", {"question": "q", "answer": "so\n####  1,450 "}, ("q", "1,450", "", [])),
+        # a null answer beside a solution that has it
+        ("math", {"problem": "q", "answer": None, "solution": "so \\boxed{9}"}, ("q", "9", "", [])),
+        # ARC: options with labels of their own
+        (
+            "mmlu",
+            {"question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
+            ("q\nA. x\nB. y", "B", "", ["x", "y"]),
+        ),
+        (
+            "exact",
+            {"question": "q", "choices": [{"text": "x", "label": "C"}, {"text": "y", "label": "D"}], "answerKey": "D"},
+            ("q\nA. x\nB. y", "B", "", ["x", "y"]),
+        ),
+        # MMLU's gold in the forms in which an answer pays, and as an index even where an option is that number
+        ("mmlu", {"question": "q", "options": ["x", "y"], "answer": "(B)"}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
+        ("mmlu", {"question": "q", "choices": ["u", "in"], "answer": "In"}, ("q\nA. u\nB. in", "B", "", ["u", "in"])),
+        ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": "1"}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
+        ("mmlu", {"question": "q", "choices": ["1", "0"], "answer": 1}, ("q\nA. 1\nB. 0", "B", "", ["1", "0"])),
+        ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": 1.0}, ("q\nA. x\nB. y", "B", "", ["x", "y"])),
+        # what Windows and broken exports leave
+        ("exact", {"\ufeffprompt": "\ufeffq", "label": "a\ud800"}, ("q", "a\ufffd", "", [])),
     ],
 )
 def test_rows_of_known_layouts_become_questions(task, row, expected):
@@ -56,7 +81,23 @@ def test_rows_of_known_layouts_become_questions(task, row, expected):
         ("math", {"problem": "q", "solution": "who knows"}, "boxed"),
         ("mmlu", {"question": "q", "answer": "A"}, "no choices"),
         ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": "C"}, "none of A, B"),
+        ("mmlu", {"question": "q", "choices": ["x", "y"], "answer": -1}, "none of A, B"),
+        ("mmlu", {"question": "q", "choices": "xy", "answer": "A"}, "choices must be a list of texts or .*str 'xy'"),
+        ("mmlu", {"question": "q", "choices": {"a": "x"}, "answer": "A"}, "choices must be a list of texts or"),
+        ("mmlu", {"question": "q", "choices": ["x", None], "answer": "A"}, "choice 2 is null"),
+        ("mmlu", {"question": "q", "choices": [["x"], "y"], "answer": "A"}, "the choice must be one text, not list"),
+        (
+            "mmlu",
+            {"question": "q", "choices": {"text": ["x", "y"], "label": ["A"]}, "answer": "A"},
+            "2 choices but 1 labels",
+        ),
         ("exact", {"question": 5, "answer": "1"}, "must be text"),
+        ("exact", {"question": [{"content": "q"}], "answer": "1"}, "--columns question=question.0.content"),
+        ("exact", {"question": "q", "answer": None}, "no answer"),
+        ("exact", {"question": "q", "answer": float("nan")}, "no answer"),
+        ("math", {"question": "q", "answer": ["1"]}, "the answer must be one text, not list"),
+        ("math", {"question": "q", "answer": {"value": "1"}}, "--columns can name a part of it"),
+        ("math", {"question": "q", "answer": "it is\n#### "}, "no final answer on the line of the last ####"),
     ],
 )
 def test_rows_that_lack_something(task, row, message):
@@ -101,6 +142,131 @@ def test_split_from_content_is_disjoint_stable_and_about_the_size(tmp_path):
     fewer = load_questions(write(tmp_path / "r.jsonl", *rows[::-2]), "bbh", split="test", check_gold=False)
     assert set(fewer["id"]) <= set(test["id"])
     assert {split_of(i) for i in train["id"]} == {"train"}
+
+
+def test_columns_inside_other_columns(tmp_path):
+    row = {"prompt": [{"role": "user", "content": "one?"}], "reward_model": {"ground_truth": "1", "style": "rule"}}
+    columns = {"question": "prompt.0.content", "answer": "reward_model.ground_truth"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "q.parquet")
+    for source in (write(tmp_path / "q.jsonl", row), str(tmp_path / "q.parquet")):
+        loaded = load_questions(source, "exact", columns=columns)
+        assert (loaded["question"][:], loaded["answer"][:]) == (["one?"], ["1"])
+    for wrong in ("reward_model.truth", "reward_model.ground_truth.x", "prompt.1.content", "prompt.x"):
+        with pytest.raises(UserError, match=f"line 1: no answer .looked for {wrong}"):
+            load_questions(str(tmp_path / "q.jsonl"), "exact", columns={**columns, "answer": wrong})
+
+
+def rows_named(name: str, n: int = 2) -> list[dict]:
+    return [{"input": f"{name} {i}", "target": "yes"} for i in range(n)]
+
+
+def asked(source, split=None, task: str = "exact") -> list[str]:
+    return load_questions(str(source), task, split=split)["question"][:]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "test.jsonl"),
+        ("train/0.jsonl", "test/0.jsonl"),
+        ("my_train.jsonl", "my-eval.jsonl"),
+        ("data/[x] train.jsonl", "data/test 1.jsonl"),
+    ],
+)
+def test_a_folder_with_train_and_test_files_is_read_by_split(tmp_path, monkeypatch, capsys, names):
+    for name, path in zip(("train", "test"), names):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        write(tmp_path / path, *rows_named(name))
+    write(tmp_path / "more.jsonl", *rows_named("more"))
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path.parent)
+    for folder in (tmp_path, tmp_path.name):
+        assert asked(folder, "train") == ["train 0", "train 1"] and asked(folder, "test") == ["test 0", "test 1"]
+        assert "left out, as no split is in its name" in capsys.readouterr().err
+    for split in (None, "dev"):
+        with pytest.raises(UserError, match="choose --split from train, test"):
+            asked(tmp_path, split)
+
+
+def test_a_folder_with_one_named_split_is_that_split_alone(tmp_path):
+    write(tmp_path / "test.jsonl", *rows_named("test"))
+    assert asked(tmp_path) == asked(tmp_path, "test") == ["test 0", "test 1"]
+    with pytest.raises(UserError, match="has the split test only, not 'train'"):
+        asked(tmp_path, "train")
+
+
+def test_making_a_split_from_content_is_said(tmp_path, capsys):
+    source = write(tmp_path / "q.jsonl", *rows_named("q", 50))
+    assert 50 == len(asked(source)) == len(asked(source, "train")) + len(asked(source, "test"))
+    assert "train and test are made from the rows' content" in capsys.readouterr().err
+
+
+def test_packed_and_other_json(tmp_path):
+    import bz2
+    import gzip
+
+    rows = rows_named("q")
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    files = {
+        "a.jsonl.gz": gzip.compress(lines.encode()),
+        "b.jsonl.bz2": bz2.compress(lines.encode()),
+        "c.json": json.dumps(rows, indent=1).encode("utf-8-sig"),
+        "d.json.gz": gzip.compress(json.dumps({"canary": "x", "examples": rows}).encode()),
+        "e.json": lines.encode(),
+        "f.jsonl": lines.replace("\n", "\r\n\ufeff").encode("utf-8-sig"),  # files with marks, one behind the other
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        assert asked(tmp_path / name) == ["q 0", "q 1"], name
+
+
+def test_folders_of_save_to_disk(tmp_path):
+    import datasets
+
+    saved = {name: datasets.Dataset.from_list(rows_named(name)) for name in ("train", "test")}
+    datasets.DatasetDict(saved).save_to_disk(tmp_path / "both")
+    saved["train"].save_to_disk(tmp_path / "one")
+    assert asked(tmp_path / "both", "test") == ["test 0", "test 1"] and asked(tmp_path / "one") == [
+        "train 0",
+        "train 1",
+    ]
+    with pytest.raises(UserError, match="choose --split from train, test"):
+        asked(tmp_path / "both")
+    with pytest.raises(UserError, match=r"one, row 1: no answer"):
+        load_questions(str(tmp_path / "one"), "exact", columns={"answer": "gold"})
+    next((tmp_path / "one").glob("*.arrow")).write_bytes(b"not arrow")
+    with pytest.raises(UserError, match="one: not a readable folder of save_to_disk"):
+        asked(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("q.jsonl.gz", b"plain", "q.jsonl.gz, after line 0: unreadable or damaged"),
+        ("q.jsonl", b'{"input": "q", "target": "yes"}\n{"input": "\xff"}\n', "line 2: not UTF-8 text"),
+        ("q.jsonl", "{}".encode("utf-16"), "line 1: not UTF-8 text"),
+        ("q.jsonl", b'{"input": "q", "target": "yes"}\n\0\0\0', "line 2: not valid JSON"),
+        ("q.jsonl", b"[" * 100_000, "line 1: not valid JSON"),
+        ("q.json", b'[{"input": "q"},', "q.json: not valid JSON"),
+        ("q.json", b"[1]", "q.json, item 1: must be a JSON object, not int"),
+        ("q.json", b"3", "must be a list of JSON objects, not int"),
+        ("q.parquet", b"PAR1 and then nothing PAR1", "not a readable Parquet file"),
+    ],
+)
+def test_damaged_files_are_one_line_with_the_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        asked(tmp_path / name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_packed_by_half_is_one_line(tmp_path):
+    import gzip
+
+    packed = gzip.compress("".join(json.dumps(row) + "\n" for row in rows_named("q", 500)).encode())
+    (tmp_path / "q.jsonl.gz").write_bytes(packed[:-20])
+    with pytest.raises(UserError, match="after line .*: unreadable or damaged"):
+        asked(tmp_path / "q.jsonl.gz")
 
 
 def test_own_columns_parquet_and_directories(tmp_path):
@@ -229,6 +395,9 @@ def test_hub_dataset_with_its_own_splits(monkeypatch, tmp_path):
     ]
     with pytest.raises(UserError, match="choose --split from train, test"):
         load_questions(source, "math", check_gold=False)
+    # a clone of it is the same
+    folder = str(tmp_path / "hub")
+    assert load_questions(folder, "math", split="train", check_gold=False)["answer"][:] == ["0", "1", "2"]
 
 
 @needs_data

@@ -10,19 +10,19 @@ Writes OUT/train.jsonl for OpenRLHF's own SFT,
         --data.input_template "{}" …
 
 and OUT/card.json and card.md, which say what the data are: counts, lengths, yields, what was dropped and why. The
-leader's outputs are kept as pools in OUT/outputs: a run that was stopped is continued by the same command, and other
-proportions (--mix, --n, --phrases) cost no new sampling.
+leader's outputs are kept as pools in OUT/outputs: a run that was stopped is continued by the same command, more --draws
+or --samples add to them, and other proportions (--mix, --n, --phrases) cost no new sampling.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from openrlhf_mlpo.engines import ENGINES
 from openrlhf_mlpo.errors import UserError, run_cli
+from openrlhf_mlpo.flags import Parser, add_drop_flag, at_least, between, json_object
 from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.pool.draw import keep_questions
 from openrlhf_mlpo.pool.format import open_pool
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         raise UserError(f"--pool {args.pool}: no question is left of {len(pool)}; raise --drop_correct")
     tokenizer = open_tokenizer(args.tokenizer or args.leader, "--tokenizer" if args.tokenizer else "--leader")
-    renderer = PromptRenderer(tokenizer, template, args.max_len - args.max_new_tokens)
+    room = args.max_len - args.max_new_tokens
+    renderer = PromptRenderer(tokenizer, template, room, chat_template_kwargs=args.chat_template_kwargs)
     for index in rows:
         renderer.check_fits(pool[index]["question"], len({r["agent"] for r in pool[index]["responses"]}))
     leader = Agent(
@@ -85,7 +86,7 @@ def parse_mix(text: str) -> dict[str, float]:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python3 -m openrlhf_mlpo.cli.build_sft",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -106,7 +107,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--phrases",
         default="",
-        help="YAML file with phrases that join lines (default: English ones, see sft/traces.py)",
+        help="YAML file with phrases that join lines (default: English ones, see sft/phrases.py)",
     )
     add("--draws", type=int, default=1, help="prompts per question, each with a draw of its own (default 1)")
     add("--samples", type=int, default=8, help="outputs per prompt (default 8)")
@@ -118,30 +119,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=0.2,
         help="for this share of team prompts also one of a later round, with the leader's last output (default 0.2)",
     )
-    add("--drop_correct", type=float, default=0.75, help="leave out questions with this share of right responses, as "
-        "--mlpo.drop_correct; above 1 keeps all (default 0.75)")  # fmt: skip
+    add_drop_flag(add)
     add("--template", default="chat", help="prompt template, as in training: chat, compact or a YAML file")
+    add(
+        "--chat_template_kwargs",
+        default="",
+        help="JSON of variables of the leader's chat template, as in training, such as '{\"enable_thinking\": false}'",
+    )
     add("--max_len", type=int, default=8192, help="tokens of prompt and output, as --data.max_len (default 8192)")
     add("--max_new_tokens", type=int, default=2048, help="tokens of an output; longer traces go (default 2048)")
     add("--engine", default="vllm", choices=ENGINES, help="what runs the leader (default vllm)")
-    add("--engine_args", default="{}", help="JSON of its arguments, such as '{\"tensor_parallel_size\": 2}'")
+    add("--engine_args", default="", help="JSON of its arguments, such as '{\"tensor_parallel_size\": 2}'")
     add("--tokenizer", default="", help="model whose tokenizer and chat template to use (default: the leader's)")
     add("--seed", type=int, default=0, help="seed of draws, outputs and choices (default 0)")
     args = parser.parse_args(argv)
-    for name, least in (("n", 0), ("draws", 1), ("samples", 1), ("max_new_tokens", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} must be at least {least}, not {getattr(args, name)}")
-    for name in ("solo_fraction", "later_fraction"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise UserError(f"--{name} must be between 0 and 1, not {getattr(args, name)}")
+    at_least(args, n=0, draws=1, samples=1, max_new_tokens=1, seed=0)
+    between(args, 0, 1, ("solo_fraction", "later_fraction"))
     if args.max_len <= args.max_new_tokens:
         raise UserError(f"--max_len {args.max_len} must exceed --max_new_tokens {args.max_new_tokens}: it counts both")
-    try:
-        args.engine_args = json.loads(args.engine_args)
-        if not isinstance(args.engine_args, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise UserError(f"--engine_args is not a JSON object: {error}") from None
+    args.engine_args = json_object(args.engine_args, "--engine_args")
+    args.chat_template_kwargs = json_object(args.chat_template_kwargs, "--chat_template_kwargs")
     args.mix = parse_mix(args.mix)
     if args.engine == "vllm":
         args.engine_args.setdefault("max_model_len", args.max_len)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.pool.draw import MAX_CORRECT
+from openrlhf_mlpo.flags import Parser, add_drop_flag
 from openrlhf_mlpo.pool.summary import plot, summarize, table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m openrlhf_mlpo.cli.pool", description=__doc__)
-    parser.add_argument("pool", help="directory of a finished pool")
-    parser.add_argument(
-        "--max-correct",
-        type=float,
-        default=MAX_CORRECT,
-        help="the filter drops a question when this share of its responses or more is right "
-        f"(default {MAX_CORRECT}, the paper's; 1.01 keeps all)",
+    parser = Parser(
+        prog="python3 -m openrlhf_mlpo.cli.pool", description=__doc__, renamed={"--max_correct": "--drop_correct"}
     )
+    parser.add_argument("pool", help="directory of a finished pool")
+    add_drop_flag(parser.add_argument)
     parser.add_argument("--plot", default="", metavar="FILE", help="also draw it into FILE (.png, .svg, .pdf)")
     args = parser.parse_args(argv)
-    tallies = summarize(args.pool, args.max_correct)
-    print(table(tallies, args.max_correct))
+    tallies = summarize(args.pool, args.drop_correct)
+    print(table(tallies, args.drop_correct))
     if args.plot:
         try:
             plot(tallies, args.plot)

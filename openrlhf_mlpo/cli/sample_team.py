@@ -1,6 +1,7 @@
 """Let every agent of a team answer every question `--samples` times and store the verified responses as a pool.
 
-A run that was stopped, however, is continued by the same command: nothing is sampled twice.
+A run that was stopped, however, is continued by the same command: nothing is sampled twice. With more questions, more
+--samples or more agents in the team file, the same command adds what is missing to the pool, finished or not.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import argparse
 import functools
 from collections.abc import Sequence
 
-from openrlhf_mlpo.errors import UserError, run_cli
+from openrlhf_mlpo.errors import run_cli
+from openrlhf_mlpo.flags import Parser, add_question_flags, at_least
 from openrlhf_mlpo.pool.sample import conversation_of, manifest, sample_agent
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.prompts.templates import load_template
-from openrlhf_mlpo.questions import TASKS, TEST_FRACTION
+from openrlhf_mlpo.questions import TASKS
 from openrlhf_mlpo.sources import load_questions, parse_columns
 from openrlhf_mlpo.team import load_team
 
@@ -29,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         columns=parse_columns(args.columns),
         test_fraction=args.test_fraction,
         skip_bad=args.skip_bad_rows,
+        limit=args.limit,
     )
-    if args.max_questions:
-        questions = questions.select(range(min(args.max_questions, len(questions))))
     with PoolWriter(args.out, questions, manifest(args, team, templates, questions), args.flush_every) as writer:
         for agent in team:
             conversation = functools.partial(conversation_of, agent, templates[agent.name])
@@ -42,12 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python3 -m openrlhf_mlpo.cli.sample_team", description=__doc__)
+    parser = Parser(
+        prog="python3 -m openrlhf_mlpo.cli.sample_team",
+        description=__doc__,
+        renamed={"--max_questions": "--limit"},
+    )
     add = parser.add_argument
     add(
         "--questions",
         required=True,
-        help="questions: a .jsonl or .parquet file, a directory, or a Hugging Face dataset (NAME or NAME:CONFIG)",
+        help="questions: a .jsonl, .json or .parquet file, a folder, or a Hugging Face dataset (NAME or NAME:CONFIG)",
     )
     add(
         "--task",
@@ -55,43 +60,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=TASKS,
         help="how rows become questions and answers are verified; exact: your own data, exact match",
     )
+    add_question_flags(add)
     add("--team", required=True, help="team file (YAML): the agents, their models, engines and sampling settings")
     add("--samples", type=int, default=4, help="responses per agent and question, M (default 4, the paper's)")
-    add("--out", required=True, help="directory of the pool; an unfinished one is continued")
+    add("--out", required=True, help="directory of the pool; an unfinished one is continued, a finished one extended")
     add("--template", default="chat", help="prompt template: chat, compact (tiny models) or a YAML file (default chat)")
     add("--seed", type=int, default=0, help="seed of every draw (default 0); -1: unseeded, not reproducible")
     add(
-        "--split",
-        default="",
-        help="which split; where the source has none, train and test are made from the content (default: all)",
-    )
-    add(
-        "--test-fraction",
-        type=float,
-        default=TEST_FRACTION,
-        help=f"share of the test split made from content (default {TEST_FRACTION})",
-    )
-    add(
-        "--columns",
-        default="",
-        help="names of your columns, as question=prompt,answer=gold[,subtask=…,choices=…] (default: the usual names)",
-    )
-    add("--max-questions", type=int, default=0, help="only the first N questions (default 0: all)")
-    add(
-        "--skip-bad-rows",
-        action="store_true",
-        help="leave out rows without an answer or with one that can never be matched (default: stop)",
-    )
-    add(
-        "--flush-every",
+        "--flush_every",
         type=int,
         default=0,
         help="questions per batch on disk: what a kill can cost at most (default 0: 64, more for pools beyond 64,000)",
     )
     args = parser.parse_args(argv)
-    for name, least in (("samples", 1), ("flush_every", 0), ("max_questions", 0), ("seed", -1)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}")
+    at_least(args, samples=1, flush_every=0, limit=0, seed=-1)
     return args
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.text import readable
 
 Conversation = str | list[dict]  # a prompt that is already rendered, or chat messages
 Seeds = int | Sequence[int] | None
@@ -103,6 +104,9 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str = "stop"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", readable(self.text))  # no file, table or tokenizer takes lone surrogates
 
 
 def request_seed(seed: int, *key: str | int) -> int:

@@ -8,9 +8,11 @@ file, sample). POOL/_arrow holds the same rows ready for memory-mapping, POOL/_m
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, one_line
 
 MANIFEST = "_manifest.json"
 
@@ -45,47 +47,89 @@ def pool_schema():
 
 
 def read_manifest(path: str | Path) -> dict:
-    """POOL/_manifest.json. Raises UserError when there is no pool at `path`."""
+    """POOL/_manifest.json. Raises UserError when there is no pool at `path`, or its manifest is damaged."""
     file = Path(path) / MANIFEST
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no pool here ({MANIFEST} is missing); make one with openrlhf_mlpo.cli.sample_team"
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: unreadable: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: damaged: {one_line(error)}; put a copy of it in its place") from None
+    settings = manifest.get("settings") if isinstance(manifest, dict) else None
+    if not isinstance(settings, dict) or not {"agents", "samples"} <= set(settings):
+        raise UserError(f"{file}: damaged: it has no settings with agents and samples; put a copy of it in its place")
+    return {"complete": False, **manifest}
 
 
 def pool_files(path: str | Path) -> list[Path]:
     """The Parquet files of a finished pool, in row order. Raises UserError for none or an unfinished one."""
     path = Path(path)
     files = sorted((path / "data").glob("*.parquet"))
+    if (path / "_data.new").is_dir() or not files and (path / "_parts").is_dir():
+        raise UserError(f"{path}: sampling has not finished; run the same sample_team command again to continue it")
     if not files:
-        if (path / "_parts").is_dir():
-            raise UserError(f"{path}: sampling has not finished; run the same sample_team command again to continue it")
         raise UserError(f"{path}: no pool here (no data/*.parquet)")
     return files
+
+
+def count_rows(path: str | Path, files: list[Path]) -> list[int]:
+    """Rows of each of a pool's files. Raises UserError for one that is damaged or missing.
+
+    Says on stderr when the pool is being extended and these are the rows it had before.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for file in files:
+        try:
+            rows.append(pq.ParquetFile(file).metadata.num_rows)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{file}: damaged: {one_line(error)}; put a copy of it in its place") from None
+    whole = re.search(r"-of-0*(\d+)$", files[0].stem)
+    if whole and int(whole[1]) != len(files):
+        raise UserError(f"{path}: {len(files)} of {whole[1]} files are in data/; copy the pool again")
+    if not (Path(path) / MANIFEST).exists():  # somebody's own Parquet directory
+        return rows
+    manifest = read_manifest(path)
+    if not manifest["complete"]:
+        print(
+            f"note: {path} is being extended, or that was stopped; these are its {sum(rows)} questions before it. The "
+            "same sample_team command finishes it",
+            file=sys.stderr,
+        )
+    elif sum(rows) != (manifest["settings"].get("questions") or {}).get("rows", sum(rows)):
+        raise UserError(f"{path}: {sum(rows)} of {manifest['settings']['questions']['rows']} questions are in data/; "
+                        "copy the pool again")  # fmt: skip
+    return rows
 
 
 def open_pool(path: str | Path):
     """A pool as a memory-mapped `datasets.Dataset`: the same rows and types as `datasets.load_dataset(path)["train"]`.
 
     Uses POOL/_arrow, which sampling writes, so that nothing is converted and copied to a cache first; a pool without
-    it (somebody's own Parquet directory) goes through `load_dataset`. Raises UserError when there is no finished pool.
+    it (somebody's own Parquet directory), or where it is damaged, goes through `load_dataset`. Raises UserError when
+    there is no finished pool or it is damaged.
     """
     import datasets
 
     files = pool_files(path)
-    mapped = [Path(path) / "_arrow" / f"{file.stem}.arrow" for file in files]
-    if all(arrow.exists() for arrow in mapped):
-        parts = [datasets.Dataset.from_file(str(arrow)) for arrow in mapped]
-        return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
-    import pyarrow.parquet as pq
-
-    if not sum(pq.ParquetFile(file).metadata.num_rows for file in files):  # load_dataset fails on these
+    rows = count_rows(path, files)
+    try:
+        parts = [datasets.Dataset.from_file(str(Path(path) / "_arrow" / f"{file.stem}.arrow")) for file in files]
+        if [len(part) for part in parts] == rows:
+            return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+    except Exception as error:  # missing or damaged, which says itself in many ways: the rows are in data/ too
+        if not isinstance(error, FileNotFoundError):
+            print(f"note: {path}/_arrow is damaged and not used: {one_line(error)}", file=sys.stderr)
+    if not sum(rows):  # load_dataset fails on these
         raise UserError(f"{path}: the pool has no questions")
-    dataset = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    try:
+        dataset = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    except Exception as error:
+        raise UserError(f"{path}: damaged: {one_line(error.__cause__ or error)}; copy the pool again") from None
     if missing := sorted({"question", "answer", "task", "responses"} - set(dataset.column_names)):
         raise UserError(f"{path}: not a pool, column {missing[0]} is missing")
     return dataset

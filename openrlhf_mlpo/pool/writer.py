@@ -1,8 +1,9 @@
 """Writing a pool so that a killed run can be continued: nothing lost beyond the batch in flight, nothing twice.
 
 While it runs, each finished batch of one agent is one file in POOL/_parts, written under another name and then renamed,
-so a part is either whole or absent. When every agent has answered every question the parts are put together, in the
-order of the questions, into POOL/data, again under another name first; only then the parts go.
+so a part is either whole or absent. When every agent has answered every question the parts, and what the pool held
+before it was extended, are put together in the order of the questions into _data.tmp and _arrow.tmp. Renaming the first
+to _data.new says that both are whole; only then do they take the places of POOL/data and POOL/_arrow, and the parts go.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import json
 import os
 import shutil
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.format import MANIFEST, pool_schema, read_manifest, response_type
+from openrlhf_mlpo.pool.parts import AgentResponses, damaged, interleave
+from openrlhf_mlpo.pool.settings import contradiction
 
 ROWS_PER_GROUP = 1024  # questions per Parquet row group and Arrow batch
 GROUPS_PER_FILE = 64
@@ -29,9 +31,10 @@ class PoolWriter:
     """Owns a pool's directory while it is being made (one process at a time). Use as a context manager."""
 
     def __init__(self, path: str | Path, questions, manifest: dict, flush_every: int = 0):
-        """`questions`: a `datasets.Dataset` with `tasks.COLUMNS`; `manifest["settings"]`: what must be the same when a
-        run is continued, with the agents under "agents" and "samples" each; `flush_every`: questions per part (0: 64,
-        and more where that would make over a thousand parts per agent). Raises UserError when settings differ."""
+        """`questions`: a `datasets.Dataset` with `questions.COLUMNS`; `manifest["settings"]`: what must be the same
+        when a run is continued (or ask for more of it, see `pool.settings`), with the agents under "agents" and
+        "samples" each; `flush_every`: questions per part (0: 64, and more where that would make over a thousand parts
+        per agent). Raises UserError when settings differ or a file is damaged."""
         self.path = Path(path)
         self.parts = self.path / "_parts"
         self.questions = questions
@@ -42,36 +45,16 @@ class PoolWriter:
         self._buffer: list[tuple[str, list[dict]]] = []
         self._buffer_agent = ""
         self._buffer_since = 0.0
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--out {self.path}: is a file; name a directory")
+        self._lock = self._take_directory()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            foreign = not (self.path / MANIFEST).exists() and [
-                p for p in self.path.iterdir() if not p.name.startswith(("_", "."))
-            ]
-            self._lock = (self.path / "_lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out {self.path}: another process is sampling into it") from None
-        except OSError as error:
-            raise UserError(f"--out {self.path}: {error.strerror or error}") from None
-        if foreign:
-            raise UserError(f"--out {self.path}: holds other files ({foreign[0].name}); name a new or empty directory")
-        if (self.path / MANIFEST).exists():
-            stored = read_manifest(self.path)
-            if difference := _difference(stored.get("settings"), json.loads(json.dumps(manifest["settings"]))):
-                raise UserError(
-                    f"--out {self.path} was begun with other settings: {difference}; use those, or another directory"
-                )
-            self.manifest = stored
-        else:
-            self.manifest = {**manifest, "complete": False}
-            self._write_manifest()
-        self.complete = (self.path / "data").is_dir()
+            self.manifest = self._begin(manifest)
+        except BaseException:
+            self._lock.close()
+            raise
+        self.complete = self.manifest["complete"] and bool(self._pool_files())
         if self.complete:
-            self._finish()  # the last run may have been killed just before
+            shutil.rmtree(self.parts, ignore_errors=True)  # the last run may have been killed just before
             return
-        self.parts.mkdir(exist_ok=True)
         for leftover in self.parts.glob(".*"):
             leftover.unlink()
         self._next_part = 1 + max((int(part.stem.split("-")[1]) for part in self.parts.glob("*.parquet")), default=-1)
@@ -85,18 +68,17 @@ class PoolWriter:
         finally:
             self._lock.close()
 
-    def done(self, agent: str) -> set[str]:
-        """Ids of the questions that this agent's parts hold."""
-        import pyarrow.parquet as pq
+    def first_missing(self, agent: str):
+        """The number of the first sample that each question lacks of this agent (`samples`: none is missing), as an int
+        array in the order of `ids`."""
+        import numpy as np
 
-        if self.complete:
-            return set(self.ids)
-        return {row for part in self._parts_of(agent) for row in pq.read_table(part, columns=["id"])["id"].to_pylist()}
+        return np.full(len(self.ids), self.samples) if self.complete else self._responses(agent).first_missing()
 
     def add(self, agent: str, question_id: str, responses: list[dict]) -> None:
-        """Keep one agent's `samples` responses to a question; written with the batch they fill."""
-        if len(responses) != self.samples:
-            raise ValueError(f"{len(responses)} responses of {agent} to {question_id}, not {self.samples}")
+        """Keep one agent's responses to a question, all that were missing; written with the batch they fill."""
+        if not responses or responses[-1]["sample"] != self.samples - 1:
+            raise ValueError(f"{len(responses)} responses of {agent} to {question_id}: not all that were missing")
         if agent != self._buffer_agent:
             self.flush()
             self._buffer_agent = agent
@@ -109,57 +91,138 @@ class PoolWriter:
     def flush(self) -> None:
         """Write what has been added."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         if not self._buffer:
             return
         ids, responses = zip(*self._buffer, strict=True)
         table = pa.table({"id": pa.array(ids), "responses": pa.array(responses, pa.list_(response_type()))})
-        name = f"{self.agents.index(self._buffer_agent):03d}-{self._next_part:07d}.parquet"
-        with (self.parts / f".{name}").open("wb") as file:
-            pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(self.parts / f".{name}", self.parts / name)
+        slot = self.manifest["slots"].index(self._buffer_agent)
+        _write_whole(table, self.parts / f"{slot:03d}-{self._next_part:07d}.parquet")
         self._next_part += 1
         self._buffer = []
 
     def assemble(self) -> None:
-        """Turn the parts into the finished pool. Every agent must be done."""
+        """Turn what is stored into the finished pool. Every agent must be done."""
         import pyarrow as pa
 
         self.flush()
         if self.complete:
             return
-        readers = [_PartReader(self._parts_of(agent), self.ids, self.samples) for agent in self.agents]
+        stored = [self._responses(agent) for agent in self.agents]
+        if missing := sum(int((~each.stored).sum()) for each in stored):
+            raise RuntimeError(f"{missing} responses are missing")
         schema = pool_schema()
 
         def rows(start: int, end: int):
             block = self.questions.with_format("arrow")[start:end]
             columns = [block[name].combine_chunks().cast(schema.field(name).type) for name in schema.names[:-1]]
-            return pa.table(
-                [*columns, _interleave([reader.read(start, end) for reader in readers], self.samples)], schema
-            )
+            return pa.table([*columns, interleave([each.read(start, end) for each in stored], self.samples)], schema)
 
-        target = self.path / "_data.tmp"
-        write_files(target, self.path / "_arrow", len(self.ids), rows)
-        os.replace(target, self.path / "data")
+        write_files(self.path / "_data.tmp", self.path / "_arrow.tmp", len(self.ids), rows)
+        os.replace(self.path / "_data.tmp", self.path / "_data.new")
+        self._put_in_place(self.manifest)
         self.complete = True
-        self._finish()
 
-    def _finish(self) -> None:
-        if not self.manifest["complete"]:
-            self.manifest["complete"] = True
-            self._write_manifest()
-        shutil.rmtree(self.parts, ignore_errors=True)
+    def _take_directory(self):
+        """Make the directory and lock it; UserError when it is another's."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--out {self.path}: is a file; name a directory")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            foreign = not (self.path / MANIFEST).exists() and [
+                p for p in self.path.iterdir() if not p.name.startswith(("_", "."))
+            ]
+            lock = (self.path / "_lock").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out {self.path}: another process is sampling into it") from None
+        except OSError as error:
+            raise UserError(f"--out {self.path}: {error.strerror or error}") from None
+        if foreign:
+            raise UserError(f"--out {self.path}: holds other files ({foreign[0].name}); name a new or empty directory")
+        return lock
 
-    def _parts_of(self, agent: str) -> list[Path]:
-        return sorted(self.parts.glob(f"{self.agents.index(agent):03d}-*.parquet"))
+    def _begin(self, wanted: dict) -> dict:
+        """The manifest to go on with: a new one, the stored one, or one that asks for more than the stored one."""
+        names = [agent["name"] for agent in wanted["settings"]["agents"]]
+        before: dict | None = None
+        if (self.path / MANIFEST).exists():
+            before = read_manifest(self.path)
+            self._put_in_place(before)
+            settings = json.loads(json.dumps(wanted["settings"]))
+            if before["settings"] == settings:
+                self.parts.mkdir(exist_ok=True)
+                return {"slots": names, **before}
+            asks = dict(zip(self.ids, zip(self.questions["answer"], self.questions["subtask"])))
+            if problem := contradiction(before["settings"], settings, self._asked(), asks):
+                raise UserError(
+                    f"--out {self.path} was begun with other settings: {problem}; use those, or another directory"
+                )
+        manifest = {**wanted, "complete": False, "slots": names}
+        if before:
+            slots = before.get("slots") or [agent["name"] for agent in before["settings"]["agents"]]
+            manifest["slots"] = [*slots, *(name for name in names if name not in slots)]
+            manifest["earlier"] = [*before.pop("earlier", []), before]
+        self._write_manifest(manifest)
+        self.parts.mkdir(exist_ok=True)
+        listed = self.questions.select_columns(["id", "answer", "subtask"]).with_format("arrow")[:]
+        _write_whole(listed, self.parts / "_questions")
+        return manifest
 
-    def _write_manifest(self) -> None:
+    def _asked(self) -> dict[str, tuple] | None:
+        """The questions that the pool was begun with: id -> (answer, subtask); None when nothing says which."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        listed = self.parts / "_questions"
+        asked: dict[str, tuple] = {}
+        for file in [listed] if listed.exists() else self._pool_files():
+            try:
+                table = pq.ParquetFile(file).read(["id", "answer", "subtask"])
+            except (OSError, pa.ArrowException) as error:
+                raise damaged(file, error) from None
+            asked.update((row["id"], (row["answer"], row["subtask"])) for row in table.to_pylist())
+        return asked or None
+
+    def _responses(self, agent: str) -> AgentResponses:
+        slot = self.manifest["slots"].index(agent)
+        files = [*self._pool_files(), *sorted(self.parts.glob(f"{slot:03d}-*.parquet"))]
+        position = {question_id: row for row, question_id in enumerate(self.ids)}
+        return AgentResponses(agent, files, position, self.samples)
+
+    def _pool_files(self) -> list[Path]:
+        return sorted((self.path / "data").glob("*.parquet"))
+
+    def _put_in_place(self, manifest: dict) -> None:
+        """Let files that are whole take the places of older ones. A run that was killed on the way does it again."""
+        new, arrow = self.path / "_data.new", self.path / "_arrow.tmp"
+        if new.is_dir():
+            if arrow.is_dir():
+                shutil.rmtree(self.path / "_arrow", ignore_errors=True)
+                os.replace(arrow, self.path / "_arrow")
+            manifest["complete"] = True
+            self._write_manifest(manifest)
+            shutil.rmtree(self.path / "data", ignore_errors=True)
+            os.replace(new, self.path / "data")
+            shutil.rmtree(self.parts, ignore_errors=True)
+
+    def _write_manifest(self, manifest: dict) -> None:
         temporary = self.path / f"{MANIFEST}.tmp"
-        temporary.write_text(json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # so lone surrogates stay valid JSON
         os.replace(temporary, self.path / MANIFEST)
+
+
+def _write_whole(table, path: Path) -> None:
+    """Write a Parquet file that is whole or absent."""
+    import pyarrow.parquet as pq
+
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        pq.write_table(table, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def write_files(parquet_dir: Path, arrow_dir: Path, total: int, rows: Callable[[int, int], Any]) -> None:
@@ -184,79 +247,3 @@ def write_files(parquet_dir: Path, arrow_dir: Path, total: int, rows: Callable[[
                 table = rows(start, min(start + ROWS_PER_GROUP, last))
                 parquet.write_table(table)
                 arrow.write_table(table)
-
-
-class _PartReader:
-    """One agent's responses by position of the question, from parts that came in the order of completion."""
-
-    CACHED_PARTS = 32
-
-    def __init__(self, parts: list[Path], ids: Sequence[str], samples: int):
-        import numpy as np
-        import pyarrow.parquet as pq
-
-        self.parts, self.samples = parts, samples
-        self._cache: OrderedDict[int, Any] = OrderedDict()
-        position = {question_id: index for index, question_id in enumerate(ids)}
-        self.part_of = np.full(len(ids), -1, dtype=np.int32)
-        self.row_of = np.zeros(len(ids), dtype=np.int32)
-        for number, part in enumerate(parts):
-            found = [position[i] for i in pq.read_table(part, columns=["id"])["id"].to_pylist()]
-            self.part_of[found] = number
-            self.row_of[found] = np.arange(len(found))
-        if (self.part_of < 0).any():
-            raise RuntimeError(f"{int((self.part_of < 0).sum())} questions have no responses yet")
-
-    def read(self, start: int, end: int):
-        """Struct array of the `(end - start) * samples` responses to the questions [start, end)."""
-        import numpy as np
-        import pyarrow as pa
-
-        part_of, row_of = self.part_of[start:end], self.row_of[start:end]
-        pieces, positions = [], []
-        for number in np.unique(part_of):
-            where = np.flatnonzero(part_of == number)
-            pieces.append(self._load(int(number)).take(pa.array(row_of[where])))
-            positions.append(where)
-        order = np.argsort(np.concatenate(positions))
-        return pa.concat_arrays(pieces).take(pa.array(order)).flatten()
-
-    def _load(self, number: int):
-        import pyarrow.parquet as pq
-
-        if number not in self._cache:
-            self._cache[number] = pq.read_table(self.parts[number], columns=["responses"])["responses"].combine_chunks()
-            if len(self._cache) > self.CACHED_PARTS:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(number)
-        return self._cache[number]
-
-
-def _interleave(by_agent: list, samples: int):
-    """Per agent `questions * samples` structs -> one list per question, ordered by (agent, sample)."""
-    import numpy as np
-    import pyarrow as pa
-
-    agents, questions = len(by_agent), len(by_agent[0]) // samples
-    index = np.arange(agents * questions * samples).reshape(agents, questions, samples).transpose(1, 0, 2).ravel()
-    offsets = np.arange(questions + 1, dtype=np.int32) * (agents * samples)
-    values = pa.concat_arrays(by_agent).take(pa.array(index)).cast(response_type())
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
-
-
-def _difference(stored: Any, now: Any, where: str = "") -> str:
-    """The first place where two JSON values differ, in words; "" when they are equal."""
-    if isinstance(stored, dict) and isinstance(now, dict):
-        for key in dict.fromkeys((*stored, *now)):
-            place = f"{where}.{key}" if where else key
-            if key not in stored or key not in now:
-                return f"{place} {'is new' if key not in stored else 'is no longer given'}"
-            if found := _difference(stored[key], now[key], place):
-                return found
-        return ""
-    if isinstance(stored, list) and isinstance(now, list) and where == "agents":
-        names = [[agent["name"] for agent in agents] for agents in (stored, now)]
-        if names[0] != names[1]:
-            return f"agents {', '.join(names[0])} in the pool, {', '.join(names[1])} now"
-        return next((d for a, b in zip(stored, now, strict=True) if (d := _difference(a, b, f"agent {a['name']}"))), "")
-    return "" if stored == now else f"{where} {stored!r} in the pool, {now!r} now"

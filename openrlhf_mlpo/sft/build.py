@@ -12,7 +12,7 @@ from pathlib import Path
 from openrlhf_mlpo.errors import versions
 from openrlhf_mlpo.pool.draw import Draw, make_draw
 from openrlhf_mlpo.pool.format import open_pool
-from openrlhf_mlpo.pool.sample import PACKAGES, sample_agent
+from openrlhf_mlpo.pool.sample import PACKAGES, opened_thinking, sample_agent
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.prompts.budget import count_tokens
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
@@ -38,6 +38,11 @@ class LeaderPrompt:
         parts = f"{self.question.id}\x1f{self.number}\x1f{self.later}\x1f{self.text}"
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
+    @property
+    def opened(self) -> str:
+        """The `<think>` that the text ends with, if its chat template opens the thinking itself; else ""."""
+        return opened_thinking(self.text)
+
 
 def draw_of(args, question: Question, responses: list[dict], number: int, solo: float) -> Draw:
     """A draw that training, whose episodes are numbers, does not see again."""
@@ -57,16 +62,16 @@ def first_prompts(args, pool, rows: Sequence[int], renderer: PromptRenderer) -> 
 
 
 def later_prompts(args, answered: list[LeaderPrompt], renderer: PromptRenderer) -> list[LeaderPrompt]:
-    """For a share of the team prompts one of a later round: the leader's own last output, right or wrong, and a new
-    draw, as the agents' revised responses are not in the pool."""
+    """For a share of the team prompts one of a later round: the leader's first output, right or wrong, and a new draw,
+    as the agents' revised responses are not in the pool. More --draws or --samples change none of them."""
     prompts = []
     for prompt in answered:
         rng = random.Random(f"{args.seed}:later:{prompt.id}")
         if not prompt.draw.texts or not prompt.outputs or rng.random() >= args.later_fraction:
             continue
-        number = args.draws + prompt.number
+        number = -1 - prompt.number  # draws of their own, however many the first prompts have
         draw = draw_of(args, prompt.question, prompt.responses, number, 0.0)
-        last = rng.choice(prompt.outputs)["text"]
+        last = prompt.outputs[0]["text"]
         text = renderer.render(prompt.question.text, draw.texts, last)
         prompts.append(LeaderPrompt(prompt.question, prompt.responses, draw, number, True, text))
     return prompts
@@ -93,43 +98,38 @@ def ask(args, path: Path, leader: Agent, prompts: list[LeaderPrompt]) -> list[Le
 
 
 def build(args, prompts: list[LeaderPrompt], tokenizer, phrases) -> tuple[list[dict], dict]:
-    """The rows of train.jsonl, shuffled, and the counts of each step (`candidates`, `dropped`, `wanted`, `made`)."""
+    """The rows of train.jsonl, shuffled, and the counts of each step (`offered`, `dropped`, `candidates`, `wanted`,
+    `made`) by kind."""
     candidates: dict[str, list[tuple[LeaderPrompt, Trace]]] = {kind: [] for kind in KINDS}
     dropped: dict[str, Counter] = {kind: Counter() for kind in KINDS}
-    offered: Counter = Counter()
     seen: set[tuple[str, str]] = set()
     for prompt in prompts:
-        for trace in compose(
-            prompt.question, prompt.draw, prompt.outputs, random.Random(f"{args.seed}:trace:{prompt.id}"), phrases
-        ):
-            offered[trace.kind] += 1
+        rng = random.Random(f"{args.seed}:trace:{prompt.id}")
+        outputs = [{**output, "text": prompt.opened + output["text"]} for output in prompt.outputs]
+        for trace in compose(prompt.question, prompt.draw, outputs, rng, phrases):
             if reason := problem(args, prompt, trace, tokenizer, seen):
                 dropped[trace.kind][reason] += 1
             else:
                 candidates[trace.kind].append((prompt, trace))
-    wanted = args.n or len(prompts)
-    rows, made = [], {}
-    for kind, share in args.mix.items():
+
+    def rank(item: tuple[LeaderPrompt, Trace]):
         # Where all agents are wrong and the leader is right there is most to learn: those are kept first.
-        ranked = sorted(
-            candidates[kind],
-            key=lambda item: (
-                not (item[0].draw.texts and not any(item[0].draw.correct)),
-                hashlib.sha256(f"{args.seed}:{kind}:{item[0].id}".encode()).digest(),
-            ),
-        )
-        chosen = ranked[: round(share * wanted)]
-        made[kind] = len(chosen)
-        rows += [row_of(prompt, trace, tokenizer) for prompt, trace in chosen]
+        prompt, trace = item
+        all_wrong = prompt.draw.texts and not any(prompt.draw.correct)
+        return not all_wrong, hashlib.sha256(f"{args.seed}:{trace.kind}:{prompt.id}".encode()).digest()
+
+    total = args.n or len(prompts)
+    wanted = {kind: round(share * total) for kind, share in args.mix.items()}
+    chosen = {kind: sorted(candidates[kind], key=rank)[:number] for kind, number in wanted.items()}
+    rows = [row_of(prompt, trace, tokenizer) for kind in chosen for prompt, trace in chosen[kind]]
     random.Random(args.seed).shuffle(rows)
-    counts = {
-        "offered": {kind: offered[kind] for kind in KINDS},
+    return rows, {
+        "offered": {kind: len(candidates[kind]) + dropped[kind].total() for kind in KINDS},
         "dropped": {kind: dict(sorted(dropped[kind].items())) for kind in KINDS},
         "candidates": {kind: len(candidates[kind]) for kind in KINDS},
-        "wanted": {kind: round(share * wanted) for kind, share in args.mix.items()},
-        "made": made,
+        "wanted": wanted,
+        "made": {kind: len(chosen[kind]) for kind in chosen},
     }
-    return rows, counts
 
 
 def problem(args, prompt: LeaderPrompt, trace: Trace, tokenizer, seen: set) -> str:
@@ -141,7 +141,7 @@ def problem(args, prompt: LeaderPrompt, trace: Trace, tokenizer, seen: set) -> s
         return "does not end right"
     if not verdict.formatted:
         return "has not the form <think>…</think> <answer>…</answer>"
-    if count_tokens(tokenizer, trace.text) + 1 > args.max_new_tokens:  # + 1: the end token
+    if count_tokens(tokenizer, output_of(prompt, trace)) + 1 > args.max_new_tokens:  # + 1: the end token
         return f"longer than {args.max_new_tokens} tokens"
     if (prompt.text, trace.text) in seen:
         return "the same as another"
@@ -149,12 +149,21 @@ def problem(args, prompt: LeaderPrompt, trace: Trace, tokenizer, seen: set) -> s
     return ""
 
 
+def output_of(prompt: LeaderPrompt, trace: Trace) -> str:
+    """What the leader is to write: the trace, less the `<think>` with which the prompt ends already."""
+    if not prompt.opened:
+        return trace.text
+    if trace.text.startswith(prompt.opened):
+        return trace.text[len(prompt.opened) :]
+    return trace.text.removeprefix("<think>").lstrip()
+
+
 def row_of(prompt: LeaderPrompt, trace: Trace, tokenizer) -> dict:
     """A row of train.jsonl: `input` and `output` for train_sft, the rest for people."""
     return {
         "input": prompt.text,
         # With the end token: train_sft would put a blank before it.
-        "output": trace.text + (tokenizer.eos_token or ""),
+        "output": output_of(prompt, trace) + (tokenizer.eos_token or ""),
         "kind": trace.kind,
         "task": prompt.question.task,
         "subtask": prompt.question.subtask,

@@ -13,6 +13,12 @@ from openrlhf_mlpo.pool.sample import PACKAGES
 from openrlhf_mlpo.prompts.budget import count_tokens
 from openrlhf_mlpo.sft.build import LeaderPrompt
 from openrlhf_mlpo.sft.traces import KINDS
+from openrlhf_mlpo.text import markdown_table
+
+SETTINGS = (
+    "template chat_template_kwargs samples draws solo_fraction later_fraction temperature max_len max_new_tokens "
+    "drop_correct seed phrases mix n"
+).split()
 
 
 def card(args, pool, rows, prompts: list[LeaderPrompt], traces: list[dict], counts: dict, tokenizer) -> dict:
@@ -20,17 +26,14 @@ def card(args, pool, rows, prompts: list[LeaderPrompt], traces: list[dict], coun
     outputs = [output for prompt in prompts for output in prompt.outputs]
     right = [sum(output["correct"] for output in prompt.outputs) for prompt in prompts]
     team = [trace for trace in traces if trace["agents"]]
+    kinds = Counter("/".join(filter(None, (t["task"], t["subtask"]))) + " " + t["kind"] for t in traces)
     try:
         source = read_manifest(args.pool)["settings"]
-    except (UserError, KeyError):  # somebody's own Parquet directory
+    except UserError:  # somebody's own Parquet directory
         source = {}
     return {
         "leader": args.leader,
-        "settings": {
-            name: getattr(args, name)
-            for name in ("template", "samples", "draws", "solo_fraction", "later_fraction", "temperature", "max_len")
-            + ("max_new_tokens", "drop_correct", "seed", "phrases", "mix", "n")
-        },
+        "settings": {name: getattr(args, name) for name in SETTINGS},
         "pool": {"path": str(args.pool), "agents": source.get("agents", []), "samples": source.get("samples")},
         "yield": {
             "questions in the pool": len(pool),
@@ -39,7 +42,7 @@ def card(args, pool, rows, prompts: list[LeaderPrompt], traces: list[dict], coun
             "prompts of a later round": sum(prompt.later for prompt in prompts),
             "solo prompts": sum(not prompt.draw.texts for prompt in prompts),
             "outputs": len(outputs),
-            "right outputs": sum(output["correct"] for output in outputs),
+            "right outputs": sum(right),
             "outputs cut at max_new_tokens": sum(output["finish_reason"] == "length" for output in outputs),
             "prompts with right and wrong outputs": sum(
                 0 < good < len(prompt.outputs) for good, prompt in zip(right, prompts)
@@ -48,9 +51,7 @@ def card(args, pool, rows, prompts: list[LeaderPrompt], traces: list[dict], coun
             "traces": len(traces),
         },
         "kinds": counts,
-        "by_task": dict(
-            sorted(Counter("/".join(filter(None, (t["task"], t["subtask"]))) + " " + t["kind"] for t in traces).items())
-        ),
+        "by_task": dict(sorted(kinds.items())),
         "agents_correct": dict(sorted(Counter(str(trace["agents_correct"]) for trace in team).items())),
         "all_agents_wrong": sum(not trace["agents_correct"] for trace in team),
         "tokens": {
@@ -66,14 +67,9 @@ def spread(values: list[int]) -> dict:
     """Mean, median, 95th percentile, largest and sum of token counts."""
     if not values:
         return {}
-    ordered = sorted(values)
-    return {
-        "mean": round(statistics.fmean(values), 1),
-        "median": statistics.median(values),
-        "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-        "max": ordered[-1],
-        "sum": sum(values),
-    }
+    mean, p95 = statistics.fmean(values), sorted(values)[min(len(values) - 1, int(0.95 * len(values)))]
+    median, total = statistics.median(values), sum(values)
+    return {"mean": round(mean, 1), "median": median, "p95": p95, "max": max(values), "sum": total}
 
 
 def write(args, traces: list[dict], counts: dict, about: dict) -> None:
@@ -83,11 +79,10 @@ def write(args, traces: list[dict], counts: dict, about: dict) -> None:
             f"--leader {args.leader}: no trace could be made from {about['yield']['outputs']} outputs, of which "
             f"{about['yield']['right outputs']} are right; {args.out / 'outputs'} holds them"
         )
-    page = markdown(about)
     texts = {
         "train.jsonl": "".join(json.dumps(trace, ensure_ascii=False) + "\n" for trace in traces),
         "card.json": json.dumps(about, indent=1, ensure_ascii=False) + "\n",
-        "card.md": page,
+        "card.md": markdown(about),
     }
     for name, text in texts.items():
         temporary = args.out / f".{name}.tmp"
@@ -102,38 +97,31 @@ def write(args, traces: list[dict], counts: dict, about: dict) -> None:
 
 def markdown(about: dict) -> str:
     """OUT/card.md."""
-    kinds = about["kinds"]
+    kinds, number = about["kinds"], about["yield"]["traces"]
+    reasons: Counter = sum(map(Counter, kinds["dropped"].values()), Counter())
+    kinds = {**kinds, "dropped": {kind: sum(lost.values()) for kind, lost in kinds["dropped"].items()}}
+    columns = ("offered", "dropped", "candidates", "wanted", "made")
+    by_kind = [[kind, *(kinds[column].get(kind, 0) for column in columns)] for kind in KINDS]
+    tokens = [(name, *values.values()) for name, values in about["tokens"].items()]
+    tables = (
+        (("kind", "composed", "dropped", "usable", "wanted", "in the data"), by_kind),
+        (("dropped because", "traces"), [(reason, reasons[reason]) for reason in sorted(reasons)]),
+        (("yield", ""), about["yield"].items()),
+        (("agents right", "traces with a team"), about["agents_correct"].items()),
+        (("task and kind", "traces"), about["by_task"].items()),
+        (("tokens", "mean", "median", "95 %", "max", "sum"), tokens),
+    )
     lines = [
         "# Warm-start data",
         "",
-        f"{about['yield']['traces']} traces of leader `{about['leader']}` over the pool `{about['pool']['path']}`; "
-        f"each was verified to end right ({about['verified']} of {about['yield']['traces']}).",
-        "",
-        "| kind | composed | dropped | usable | wanted | in the data |",
-        "| --- | --: | --: | --: | --: | --: |",
+        f"{number} traces of leader `{about['leader']}` over the pool `{about['pool']['path']}`; each was verified to "
+        f"end right ({about['verified']} of {number}).",
     ]
-    for kind in KINDS:
-        lost = sum(kinds["dropped"][kind].values())
-        numbers = (kinds["offered"][kind], lost, kinds["candidates"][kind])
-        numbers += (kinds["wanted"].get(kind, 0), kinds["made"].get(kind, 0))
-        lines.append(f"| {kind} | " + " | ".join(map(str, numbers)) + " |")
-    lines += ["", "Dropped:", ""]
-    reasons: Counter = Counter()
-    for counter in kinds["dropped"].values():
-        reasons.update(counter)
-    lines += [f"- {number}: {reason}" for reason, number in sorted(reasons.items())] or ["- none"]
-    lines += ["", "| yield | |", "| --- | --: |"]
-    lines += [f"| {name} | {number} |" for name, number in about["yield"].items()]
-    lines += ["", "| agents right | traces with a team |", "| --- | --: |"]
-    lines += [f"| {number} | {traces} |" for number, traces in about["agents_correct"].items()]
-    lines += ["", "| task and kind | traces |", "| --- | --: |"]
-    lines += [f"| {name} | {number} |" for name, number in about["by_task"].items()]
-    lines += ["", "| tokens | mean | median | 95 % | max | sum |", "| --- | --: | --: | --: | --: | --: |"]
-    lines += [f"| {name} | " + " | ".join(map(str, values.values())) + " |" for name, values in about["tokens"].items()]
+    for header, rows in tables:
+        lines += ["", *markdown_table(header, rows)]
     lines += ["", "Agents:", ""]
-    for agent in about["pool"]["agents"]:
-        lines.append(f"- {agent['name']}: {agent['model']}, {json.dumps(agent['sampling'])}")
-    for name in ("settings", "versions"):
-        lines += ["", f"{name.capitalize()}: `{json.dumps(about[name])}`"]
-    lines.append("")
-    return "\n".join(lines)
+    lines += [f"- {a['name']}: {a['model']}, {json.dumps(a['sampling'])}" for a in about["pool"]["agents"]]
+    lines += [
+        line for name in ("settings", "versions") for line in ("", f"{name.capitalize()}: `{json.dumps(about[name])}`")
+    ]
+    return "\n".join([*lines, ""])

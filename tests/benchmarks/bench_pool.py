@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 OPEN = """
 import os, random, sys, time, datasets
-from openrlhf_mlpo.pool import open_pool
+from openrlhf_mlpo.pool.format import open_pool
 def resident():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
 before, start = resident(), time.perf_counter()

@@ -1,0 +1,97 @@
+"""Rows of files: JSON Lines, JSON and Parquet, packed or not, each with its place for error messages."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from openrlhf_mlpo.errors import UserError, one_line
+
+Rows = Iterator[tuple[str, dict]]  # (place, row)
+
+_UNPACK: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def file_kind(path: Path) -> str:
+    """ ".jsonl", ".json" or ".parquet" when rows can be read from a file of this name, else ""."""
+    name = Path(path.stem if path.suffix in _UNPACK else path)
+    packed_parquet = name.suffix == ".parquet" and path.suffix in _UNPACK
+    return name.suffix if name.suffix in READERS and not packed_parquet else ""
+
+
+def read_rows(path: Path) -> Rows:
+    """(place, row) of a file, in order. Raises UserError, naming file and row, where it is damaged or no object."""
+    return READERS[file_kind(path)](path)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with _UNPACK.get(path.suffix, open)(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield number, line.decode("utf-8").strip().strip("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, line {number}: not UTF-8 text, save it as such: {error}") from None
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path}, after line {number}: unreadable or damaged: {one_line(error)}") from None
+
+
+def _read_jsonl(path: Path) -> Rows:
+    for number, line in _lines(path):
+        if line:
+            yield _checked(f"{path}, line {number}", _parse(line, f"{path}, line {number}"))
+
+
+def _read_json(path: Path) -> Rows:
+    """A list of objects, an object that holds one (`{"examples": […]}`), one object, or JSON Lines by another name."""
+    text = "\n".join(line for _, line in _lines(path))
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{"):
+            yield from _read_jsonl(path)
+            return
+        raise UserError(f"{path}: not valid JSON: {one_line(error)}") from None
+    if isinstance(value, dict):
+        lists = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], dict)]
+        value = lists[0] if len(lists) == 1 else [value]
+    if not isinstance(value, list):
+        raise UserError(f"{path}: must be a list of JSON objects, not {type(value).__name__}")
+    for number, row in enumerate(value, 1):
+        yield _checked(f"{path}, item {number}", row)
+
+
+def _parse(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not valid JSON: {one_line(error)}") from None
+
+
+def _checked(place: str, row: Any) -> tuple[str, dict]:
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: must be a JSON object, not {type(row).__name__}")
+    return place, row
+
+
+def _read_parquet(path: Path) -> Rows:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=4096):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}, after row {number}: not a readable Parquet file: {one_line(error)}") from None
+
+
+READERS: dict[str, Callable[[Path], Rows]] = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
