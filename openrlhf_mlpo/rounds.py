@@ -7,13 +7,13 @@ and time, and eval/ says which are right.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from openrlhf_mlpo.engines import request_seed
 from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages
@@ -73,12 +73,13 @@ class Player:
     system: str = ""  # put before the agent's messages when the team file gives one
     template: PromptTemplate | None = None  # an agent's own, in place of the run's
     show: str = "full"  # what a leader without renderer sees of a response, see `prompts.templates.shown`
+    chat_template_kwargs: dict = field(default_factory=dict)  # with which the engine renders an agent's messages
 
     def ask(self, prompts: Sequence[Prompt], *, round: int = 0, n: int = 1, seed: int = 0) -> list[list[Turn]]:
         """`n` turns per prompt. Equal requests get equal seeds: a method may ask again what another has asked."""
         if not prompts:
             return []
-        completions, seconds = self.generate(prompts, n, call_seed(seed, round, self.name))
+        completions, seconds = self.generate(prompts, n, request_seed(seed, self.name, str(round)))
         share = seconds / (len(prompts) * n)
         return [
             [
@@ -123,7 +124,9 @@ class Player:
             messages = build(texts)
             if not getattr(self.tokenizer, "chat_template", None):
                 return "\n".join(message["content"] for message in messages)
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs
+            )
 
         prompt = rendered(texts)
         # A token covers at least one ASCII character, and some tokenizers put one blank in front: a short prompt fits
@@ -139,11 +142,6 @@ class Player:
             return texts
         tokens = encode(self.tokenizer, texts)
         return cut_to_fit(self.tokenizer, texts, tokens, sum(map(len, tokens)) - over, excess)
-
-
-def call_seed(seed: int, round: int, name: str) -> int:
-    """A 31-bit seed for one model in one round, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{round}/{name}".encode()).digest()[:4], "big") >> 1
 
 
 def shown_order(k: int, seed: int, question_id: str) -> list[int]:

@@ -11,18 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from openrlhf_mlpo.engines import Completion
+from openrlhf_mlpo.engines import Completion, Sampling
+from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.rounds import Generate, Prompt
-
-FIELDS = ("text", "prompt_tokens", "completion_tokens", "finish_reason")  # of a Completion, in its order
 
 
 class Models:
@@ -36,76 +37,100 @@ class Models:
         """`batch`: prompts sent to an engine in one call; what a kill can lose. `store` None: nothing is kept."""
         self.store, self.max_engines, self.batch, self.progress = store, max_engines, batch, progress
         self._open: dict[str, Any] = {}
-        self.asked = self.reused = 0
+        self.asked = self.reused = self.damaged = 0
+        self.outcomes: dict[str, Counter[str]] = {}  # player -> finish_reason of empty responses, "" for the others
         if store is not None:
-            store.mkdir(parents=True, exist_ok=True)
+            try:
+                store.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"--out {store.parent}: {error.strerror or error}") from None
 
     def generate(
-        self, name: str, make: Callable[[], Any], identity: dict, sampling: Any, *, kind: str = ""
+        self, name: str, make: Callable[[], Any], identity: dict, sampling: Sampling, *, kind: str = ""
     ) -> Generate:
         """A `Player.generate` for the engine that `make()` opens.
 
         `identity`: what makes it this model and no other. `kind`: of engine; what one kind has answered, another need
         not be asked, but they are not one engine.
         """
-        asked = asdict(sampling) if is_dataclass(sampling) else str(sampling)
         engine = json.dumps([kind, identity], sort_keys=True, default=str)
+        outcomes = self.outcomes.setdefault(name, Counter())
 
-        def generate(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[list[list[Any]], float]:
-            done: list[list[Any]] = []
+        def generate(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[list[list[Completion]], float]:
+            done: list[list[Completion]] = []
             seconds = 0.0
             for start in range(0, len(prompts), self.batch):
                 chunk = list(prompts[start : start + self.batch])
-                request = [identity, asked, n, seed, chunk]
-                key = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:32]
-                answered = self._load(key)
-                if answered is None:
+                path = self._path([identity, asdict(sampling), n, seed, chunk])
+                answered = path and self._load(path, len(chunk), n)
+                self.reused += len(chunk) * n if answered else 0
+                if not answered:
                     answered = self._ask(self._engine(engine, make), name, chunk, n, seed, sampling)
-                    self._save(key, name, answered)
                     self.asked += len(chunk) * n
-                else:
-                    self.reused += len(chunk) * n
-                done += answered["completions"]
-                seconds += answered["seconds"]
-            return [[Completion(*c) for c in samples] for samples in done], seconds
+                    if path:
+                        stored = [[astuple(completion) for completion in samples] for samples in answered[0]]
+                        write_whole(path, json.dumps({"player": name, "seconds": answered[1], "completions": stored}))
+                done += answered[0]
+                seconds += answered[1]
+            outcomes.update("" if c.text.strip() else c.finish_reason for samples in done for c in samples)
+            return done, seconds
 
         return generate
 
-    def _ask(self, engine: Any, name: str, prompts: list[Prompt], n: int, seed: int, sampling: Any) -> dict:
+    def _path(self, request: list) -> Path | None:
+        """The file that holds the answers to a request."""
+        if self.store is None:
+            return None
+        key = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        return self.store / f"{key}.json"
+
+    def _load(self, path: Path, prompts: int, n: int) -> tuple[list[list[Completion]], float] | None:
+        """Stored answers; None when there are none, or none that are whole."""
+        try:
+            stored = json.loads(path.read_bytes())
+            answers = [[_clean(Completion(*fields)) for fields in samples] for samples in stored["completions"]]
+            if [len(samples) for samples in answers] == [n] * prompts:
+                return answers, float(stored["seconds"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            pass
+        self.damaged += 1
+        return None
+
+    def _ask(self, engine: Any, name: str, prompts: list[Prompt], n: int, seed: int, sampling: Sampling) -> tuple:
         with tqdm(total=len(prompts), desc=name, unit="prompt", disable=not self.progress, leave=False) as bar:
             begun = time.perf_counter()
             answers = engine.generate(prompts, n=n, seed=seed, sampling=sampling, on_done=lambda *_: bar.update())
             seconds = time.perf_counter() - begun
-        completions = [[[getattr(c, field) for field in FIELDS] for c in samples] for samples in answers]
-        return {"seconds": seconds, "completions": completions}
+        return [[_clean(completion) for completion in samples] for samples in answers], seconds
 
     def _engine(self, engine: str, make: Callable[[], Any]) -> Any:
-        if engine in self._open:
-            return self._open[engine]
-        if self.max_engines < 0:
-            from openrlhf_mlpo.cpu import use_cpu
+        if engine not in self._open:
+            if self.max_engines < 0:
+                from openrlhf_mlpo.cpu import use_cpu
 
-            # vLLM takes most of a GPU's memory for one engine, so there the models take turns unless told otherwise.
-            self.max_engines = 0 if use_cpu() else 1
-        if self.max_engines and len(self._open) >= self.max_engines:
-            # All, not the oldest: models are asked in turn, so the oldest is the next one wanted, and closing one vLLM
-            # engine takes down the process groups of those beside it.
-            self.close()
-        self._open[engine] = make()
+                # vLLM takes most of a GPU's memory for one engine, so there models take turns by default.
+                self.max_engines = 0 if use_cpu() else 1
+            if self.max_engines and len(self._open) >= self.max_engines:
+                # All, not the oldest: models are asked in turn, so the oldest is the next one wanted, and closing one
+                # vLLM engine takes down the process groups of those beside it.
+                self.close()
+            self._open[engine] = make()
         return self._open[engine]
 
-    def _load(self, key: str) -> dict | None:
-        if self.store is None or not (path := self.store / f"{key}.json").is_file():
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def _save(self, key: str, name: str, answered: dict) -> None:
-        if self.store is None:
-            return
-        # Written whole, then renamed: a kill leaves the old state or the new one, never half a file.
-        part = self.store / f"{key}.{os.getpid()}.part"
-        part.write_text(json.dumps({"player": name, **answered}), encoding="utf-8")
-        part.replace(self.store / f"{key}.json")
+    def report(self) -> None:
+        """Print each player's empty responses with their reasons, damaged files, and how much was generated."""
+        for name, outcomes in self.outcomes.items():
+            if reasons := {reason: count for reason, count in outcomes.most_common() if reason}:
+                listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+                print(
+                    f"note: {name}: {sum(reasons.values())} of {outcomes.total()} responses are empty: {listed}",
+                    file=sys.stderr,
+                )
+        if self.damaged:
+            print(f"note: {self.damaged} damaged files in {self.store} were not used: asked again", file=sys.stderr)
+        print(f"{self.asked} generations made, {self.reused} reused from {self.store}")
 
     def close(self) -> None:
         """Close all engines; safe to call twice."""
@@ -117,3 +142,29 @@ class Models:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _clean(completion: Completion) -> Completion:
+    """The completion, lone surrogates in its text replaced: neither tokenizers nor files take them."""
+    if completion.text.isascii():
+        return completion
+    return replace(completion, text=whole_text(completion.text))
+
+
+def whole_text(text: str) -> str:
+    """A text in which surrogate pairs are joined and lone surrogates become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under another name, then rename it: a kill leaves the old file or the new one, never half of one.
+
+    Raises UserError when it cannot be written; lone surrogates are replaced.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(whole_text(text), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
