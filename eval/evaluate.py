@@ -70,9 +70,7 @@ def questions_of(args: argparse.Namespace) -> list[Question]:
     """The questions that the flags name. Raises UserError when there are none."""
     from openrlhf_mlpo.sources import load_questions, parse_columns
 
-    source = args.questions or USUAL.get(args.task)
-    if not source:
-        raise UserError(f"--task {args.task} needs --questions FILE")
+    source = args.questions or USUAL[args.task]
     rows = load_questions(
         source, args.task, split=args.split if args.questions else args.split or "test", skip_bad=args.skip_bad_rows,
         columns=parse_columns(args.columns), test_fraction=args.test_fraction,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from eval.play.methods import BUDGETS, LEADER_METHODS, METHODS, Config
@@ -16,7 +17,6 @@ from openrlhf_mlpo.sources import parse_columns
 
 # What --questions is when it is left out.
 USUAL = {"math": "HuggingFaceH4/MATH-500", "bbh": "lukaemon/bbh", "mmlu": "cais/mmlu:all"}
-NEED_TEAM = sorted(set(METHODS) - {"leader_solo", "leader_vote"})
 
 
 # fmt: off
@@ -78,11 +78,9 @@ def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.
         help="variables of the leaders' chat template, as in their training: '{\"enable_thinking\": false}'")
     add("--pool", help="training pool of the team: router and best_agent are read off it (best_agent without it: off "
         "these questions, which is harder to beat), and a warning says when it holds questions of this evaluation")
-    add("--engine_args", default="{}", metavar="JSON",
-        help="engine arguments of the leaders, such as '{\"max_model_len\": 4096}' for vLLM")
-    add("--leader_engine_args", **several, metavar="NAME=JSON",
-        help="those of this leader, in place of --engine_args: 'gpt={\"base_url\": \"http://localhost:8000/v1\"}'; may "
-        "repeat")
+    add("--engine_args", "--leader_engine_args", **several, metavar="[NAME=]JSON",
+        help="engine arguments of the leaders, such as '{\"max_model_len\": 4096}' for vLLM; may repeat. With a "
+        "leader's name they are that one's, beside those for all: 'gpt={\"base_url\": \"http://localhost:8000/v1\"}'")
     add("--max_engines", type=int, default=-1,
         help="models kept open at once; 0: all; -1 (default): all on a CPU, one on a GPU, where vLLM takes most of the "
         "memory for each. Others are closed and opened again each round")
@@ -104,6 +102,8 @@ def check(args: argparse.Namespace) -> tuple[dict[str, str], Config, list[int]]:
     methods = methods_of(args, leaders)
     args.engine_args = engine_args_of(args, leaders)
     parse_columns(args.columns)
+    if not args.questions and args.task not in USUAL:
+        raise UserError(f"--task {args.task} needs --questions FILE")
     at_least = dict.fromkeys(("rounds", "debate_rounds", "moa_layers", "max_new_tokens", "batch"), 1)
     at_least |= dict.fromkeys(("limit", "vote_samples", "max_prompt_tokens", "temperature", "vote_temperature"), 0)
     for flag, least in at_least.items():
@@ -111,21 +111,15 @@ def check(args: argparse.Namespace) -> tuple[dict[str, str], Config, list[int]]:
             raise UserError(f"--{flag} must be at least {least}, not {getattr(args, flag)}")
     if not 0 < args.test_fraction < 1:
         raise UserError(f"--test_fraction must be between 0 and 1, not {args.test_fraction}")
-    try:
-        sizes = [int(size) for size in str(args.team_size).split(",")]
-    except ValueError:
-        raise UserError(f"--team_size {args.team_size}: a number, or numbers with commas between them") from None
-    if min(sizes) < 0:
-        raise UserError(f"--team_size {args.team_size}: 0 (all) or more")
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", args.team_size):
+        raise UserError(f"--team_size {args.team_size}: a number (0: all), or numbers with commas between them")
     same = ("rounds", "seed", "early_stop", "vote_samples", "debate_rounds", "moa_layers")
+    limited = by_leader(args.leader_methods, leaders, "--leader_methods", "METHOD,…")
     config = Config(
         methods=methods,
         template=load_template(args.template),
         budgets=comma(args.budget, BUDGETS, "--budget"),
-        leader_methods={
-            name: comma(listed, LEADER_METHODS, "--leader_methods")
-            for name, listed in by_leader(args.leader_methods, leaders, "--leader_methods", "METHOD,…").items()
-        },
+        leader_methods={name: comma(text, LEADER_METHODS, "--leader_methods") for name, text in limited.items()},
         **{flag: getattr(args, flag) for flag in same},
     )
     config.check_budget(leaders)
@@ -133,15 +127,14 @@ def check(args: argparse.Namespace) -> tuple[dict[str, str], Config, list[int]]:
         method not in LEADER_METHODS or any(config.plays(name, method) for name in leaders) for method in methods
     ):
         raise UserError(f"--leader_methods leaves no leader to play {', '.join(methods)}")
-    return leaders, config, sizes
+    return leaders, config, list(map(int, args.team_size.split(",")))
 
 
 def leaders_of(args: argparse.Namespace) -> dict[str, str]:
     """The leaders' models by name."""
     leaders: dict[str, str] = {}
     for text in args.leader:
-        name, given, model = text.partition("=")
-        name, model = (name, model) if given else ("leader", text)
+        name, model = text.split("=", 1) if "=" in text else ("leader", text)
         if name in leaders:
             raise UserError(f"--leader: two are named {name!r}; name them, as in --leader other=MODEL")
         if not (name and name.isprintable() and split_engine(model)[1]):
@@ -152,67 +145,59 @@ def leaders_of(args: argparse.Namespace) -> dict[str, str]:
 
 def methods_of(args: argparse.Namespace, leaders: dict[str, str]) -> tuple[str, ...]:
     """The methods to run, each with what it needs; settles `args.aggregator`."""
-    methods = comma(args.methods, [name for name in METHODS if name != "router" or args.pool], "--methods", METHODS)
-    if args.methods == "all" and not leaders:
-        raise UserError("--methods all needs --leader MODEL")
+    if args.methods == "all":
+        methods = tuple(name for name in METHODS if name != "router" or args.pool)
+    elif not (methods := comma(args.methods, METHODS, "--methods")):
+        raise UserError("--methods names no method")
     for method in methods:
         if method in LEADER_METHODS and not leaders:
             raise UserError(f"--methods {method} needs --leader MODEL")
-        if method in NEED_TEAM and not args.team:
+        if method not in ("leader_solo", "leader_vote") and not args.team:
             raise UserError(f"--methods {method} needs --team TEAM.yaml")
         if method == "router" and not args.pool:
             raise UserError("--methods router needs --pool POOL, from which it reads the best agent of each kind")
-    if not methods:
-        raise UserError("--methods names no method")
-    if "mixture_of_agents" in methods:
-        args.aggregator = args.aggregator or ("untrained" if "untrained" in leaders else "")
-        if args.aggregator not in leaders:
-            raise UserError(
-                "mixture_of_agents needs an untrained aggregator: --leader untrained=MODEL, or --aggregator NAME"
-            )
+        if method == "mixture_of_agents":
+            args.aggregator = args.aggregator or "untrained"
+            if args.aggregator not in leaders:
+                raise UserError(f"--methods {method} needs --leader untrained=MODEL, or a leader as --aggregator NAME")
     return methods
 
 
 def engine_args_of(args: argparse.Namespace, leaders: dict[str, str]) -> dict[str, dict]:
     """Each leader's engine arguments, the variables of its chat template among them."""
-    common = json_object(args.engine_args, "--engine_args")
+    named = [text for text in args.engine_args if not text.lstrip().startswith("{")]
+    own = by_leader(named, leaders, "--engine_args", "JSON")
+    common: dict[str, Any] = {}
+    for text in (text for text in args.engine_args if text not in named):
+        common |= json_object(text, "--engine_args")
     variables = json_object(args.chat_template_kwargs, "--chat_template_kwargs")
-    own = by_leader(args.leader_engine_args, leaders, "--leader_engine_args", "JSON")
     settled = {}
     for name, model in leaders.items():
         engine = split_engine(model)[0]
-        settings = json_object(own[name], f"--leader_engine_args {name}") if name in own else common
-        if engine == "callable":  # knows no argument of vLLM's
-            settings = settings if name in own else {}
-        elif variables and engine == "openai":
-            body = settings.get("extra_body", {})
-            settings = {**settings, "extra_body": {"chat_template_kwargs": variables, **body}}
-        elif variables:
+        settings = {} if engine == "callable" else common  # a function knows no argument of vLLM's
+        settings = settings | json_object(own.get(name, "{}"), f"--engine_args {name}")
+        if variables and engine == "openai":
+            settings["extra_body"] = {"chat_template_kwargs": variables, **settings.get("extra_body", {})}
+        elif variables and engine != "callable":
             settings = {"chat_template_kwargs": variables, **settings}
         settled[name] = settings
     return settled
 
 
-def comma(text: str, all_of: Sequence[str], flag: str, known: Sequence[str] = ()) -> tuple[str, ...]:
-    """The names in a comma list, once each, all of them among `known`; `all` stands for `all_of`."""
-    if text == "all":
-        return tuple(all_of)
-    items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
-    for item in items:
-        if item not in (known or all_of):
-            raise UserError(f"{flag}: unknown {item!r}; known are {', '.join(known or all_of)}")
+def comma(text: str, known: Collection[str], flag: str) -> tuple[str, ...]:
+    """The names in a comma list, once each; `all`: all that are known."""
+    items = tuple(dict.fromkeys(known if text == "all" else filter(None, map(str.strip, text.split(",")))))
+    if unknown := [item for item in items if item not in known]:
+        raise UserError(f"{flag}: unknown {unknown[0]!r}; known are {', '.join(known)}")
     return items
 
 
-def by_leader(texts: Sequence[str], leaders: dict[str, str], flag: str, form: str) -> dict[str, str]:
+def by_leader(texts: Sequence[str], leaders: Collection[str], flag: str, form: str) -> dict[str, str]:
     """What a repeated flag says of each leader it names."""
-    found = {}
     for text in texts:
-        name, given, value = text.partition("=")
-        if not given or name not in leaders:
+        if "=" not in text or text.partition("=")[0] not in leaders:
             raise UserError(f"{flag} {text}: write NAME={form} with NAME one of {', '.join(leaders) or 'none'}")
-        found[name] = value
-    return found
+    return dict(text.split("=", 1) for text in texts)
 
 
 def json_object(text: str, flag: str) -> dict[str, Any]:

@@ -518,7 +518,7 @@ def test_columns_and_test_fraction(files):
 
 
 def settled_args(*flags: str) -> argparse.Namespace:
-    args = parse_args("", ["--task", "exact", "--out", "x", "--methods", "leader_solo", *flags])
+    args = parse_args("", ["--task", "bbh", "--out", "x", "--methods", "leader_solo", *flags])
     check(args)
     return args
 
@@ -534,16 +534,16 @@ def test_engine_arguments_by_leader():
         "--leader",
         "d=ray:m",
     ]
-    own = ["--leader_engine_args", 'b={"base_url": "http://h/v1"}', "--leader_engine_args", 'd={"actors": 2}']
-    args = settled_args(*leaders, *own, "--engine_args", '{"max_model_len": 64}')
+    own = ["--engine_args", 'b={"base_url": "http://h/v1"}', "--leader_engine_args", 'd={"actors": 2, "x": 0}']
+    args = settled_args(*leaders[:2], *leaders[4:], *own[2:], "--engine_args", '{"max_model_len": 64, "x": 1}')
     assert args.engine_args == {
-        "a": {"max_model_len": 64}, "b": {"base_url": "http://h/v1"}, "c": {}, "d": {"actors": 2},
+        "a": {"max_model_len": 64, "x": 1}, "c": {}, "d": {"max_model_len": 64, "actors": 2, "x": 0},
     }  # fmt: skip
     args = settled_args(*leaders, *own, "--chat_template_kwargs", '{"enable_thinking": false}')
     variables = {"chat_template_kwargs": {"enable_thinking": False}}
     assert args.engine_args == {
         "a": variables, "b": {"base_url": "http://h/v1", "extra_body": variables}, "c": {},
-        "d": {"actors": 2, **variables},
+        "d": {"actors": 2, "x": 0, **variables},
     }  # fmt: skip
 
 
@@ -571,7 +571,7 @@ def test_the_variables_of_a_chat_template_reach_the_leaders_prompt(files):
 def test_an_endpoint_without_an_address(files, monkeypatch):
     for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match=r"--leader gpt=openai:m: where is it served\? Give --leader_engine_args"):
+    with pytest.raises(UserError, match=r"--leader gpt=openai:m: where is it served\? Give --engine_args"):
         main(command(files, "out", "--leader", "gpt=openai:m"))
 
 
@@ -618,8 +618,8 @@ def test_killed_and_resumed_equals_undisturbed(files):
         (["--leader", "ann=callable:x.py:y"], "'ann' names both"),
         (["--leader_methods", "grpo=leader_solo"], "--leader_methods grpo=leader_solo"),
         (["--leader_methods", "mlpo=debate"], "--leader_methods: unknown 'debate'"),
-        (["--leader_engine_args", "grpo={}"], "--leader_engine_args grpo={}: write NAME=JSON with NAME one of mlpo"),
-        (["--leader_engine_args", "mlpo=[1]"], "--leader_engine_args mlpo must be a JSON object"),
+        (["--leader_engine_args", "grpo={}"], "--engine_args grpo={}: write NAME=JSON with NAME one of mlpo"),
+        (["--engine_args", "mlpo=[1]"], "--engine_args mlpo must be a JSON object"),
         (["--chat_template_kwargs", "no"], "--chat_template_kwargs is not JSON"),
         (["--methods", "router"], "--methods router needs --pool"),
         (["--methods", "router", "--pool", "missing"], "--pool missing: no pool here"),
@@ -646,7 +646,10 @@ def test_killed_and_resumed_equals_undisturbed(files):
             ],
             "--budget tokens compares with leader_team, which no leader plays",
         ),
-        (["--methods", "mixture_of_agents", "--aggregator", "nobody"], "needs an untrained aggregator"),
+        (
+            ["--methods", "mixture_of_agents", "--aggregator", "nobody"],
+            "--methods mixture_of_agents needs --leader untrained=MODEL, or",
+        ),
         (["--methods", "majority_vote", "--budget", "tokens"], "--budget tokens compares with leader_team"),
         (["--subtasks", "sums0,sums7"], "has no questions of 'sums7'"),
         (["--team_size", "4"], "--team_size 4"),

@@ -25,6 +25,8 @@ from openrlhf_mlpo.engines import Completion, Sampling
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.rounds import Generate, Prompt
 
+Answers = tuple[list[list[Completion]], float]  # [prompt][sample], and the seconds they took
+
 
 class Models:
     """Engines, at most `max_engines` open at once, and the store of their answers.
@@ -53,60 +55,56 @@ class Models:
         `identity`: what makes it this model and no other. `kind`: of engine; what one kind has answered, another need
         not be asked, but they are not one engine.
         """
-        engine = json.dumps([kind, identity], sort_keys=True, default=str)
         outcomes = self.outcomes.setdefault(name, Counter())
 
-        def generate(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[list[list[Completion]], float]:
-            done: list[list[Completion]] = []
-            seconds = 0.0
+        def ask(prompts: list[Prompt], n: int, seed: int) -> Answers:
+            engine = self._engine(json.dumps([kind, identity], sort_keys=True, default=str), make)
+            with tqdm(total=len(prompts), desc=name, unit="prompt", disable=not self.progress, leave=False) as bar:
+                begun = time.perf_counter()
+                answers = engine.generate(prompts, n=n, seed=seed, sampling=sampling, on_done=lambda *_: bar.update())
+                return [[_clean(c) for c in samples] for samples in answers], time.perf_counter() - begun
+
+        def generate(prompts: Sequence[Prompt], n: int, seed: int) -> Answers:
+            done, seconds = [], 0.0
             for start in range(0, len(prompts), self.batch):
                 chunk = list(prompts[start : start + self.batch])
-                path = self._path([identity, asdict(sampling), n, seed, chunk])
-                answered = path and self._load(path, len(chunk), n)
-                self.reused += len(chunk) * n if answered else 0
-                if not answered:
-                    answered = self._ask(self._engine(engine, make), name, chunk, n, seed, sampling)
+                request = json.dumps([identity, asdict(sampling), n, seed, chunk], sort_keys=True, default=str)
+                path = self.store and self.store / f"{hashlib.sha256(request.encode()).hexdigest()[:32]}.json"
+                answers = self._load(path, len(chunk), n)
+                if answers:
+                    self.reused += len(chunk) * n
+                else:
+                    answers = ask(chunk, n, seed)
                     self.asked += len(chunk) * n
-                    if path:
-                        stored = [[astuple(completion) for completion in samples] for samples in answered[0]]
-                        write_whole(path, json.dumps({"player": name, "seconds": answered[1], "completions": stored}))
-                done += answered[0]
-                seconds += answered[1]
+                    self._save(path, name, answers)
+                done += answers[0]
+                seconds += answers[1]
             outcomes.update("" if c.text.strip() else c.finish_reason for samples in done for c in samples)
             return done, seconds
 
         return generate
 
-    def _path(self, request: list) -> Path | None:
-        """The file that holds the answers to a request."""
-        if self.store is None:
-            return None
-        key = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:32]
-        return self.store / f"{key}.json"
-
-    def _load(self, path: Path, prompts: int, n: int) -> tuple[list[list[Completion]], float] | None:
+    def _load(self, path: Path | None, prompts: int, n: int) -> Answers | None:
         """Stored answers; None when there are none, or none that are whole."""
         try:
+            if path is None or not path.exists():
+                return None
             stored = json.loads(path.read_bytes())
             answers = [[_clean(Completion(*fields)) for fields in samples] for samples in stored["completions"]]
             if [len(samples) for samples in answers] == [n] * prompts:
                 return answers, float(stored["seconds"])
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            pass
+            pass  # whatever half a file, or another program's, leads to
         self.damaged += 1
         return None
 
-    def _ask(self, engine: Any, name: str, prompts: list[Prompt], n: int, seed: int, sampling: Sampling) -> tuple:
-        with tqdm(total=len(prompts), desc=name, unit="prompt", disable=not self.progress, leave=False) as bar:
-            begun = time.perf_counter()
-            answers = engine.generate(prompts, n=n, seed=seed, sampling=sampling, on_done=lambda *_: bar.update())
-            seconds = time.perf_counter() - begun
-        return [[_clean(completion) for completion in samples] for samples in answers], seconds
+    def _save(self, path: Path | None, name: str, answers: Answers) -> None:
+        if path is not None:
+            completions = [[astuple(c) for c in samples] for samples in answers[0]]
+            write_whole(path, json.dumps({"player": name, "seconds": answers[1], "completions": completions}))
 
-    def _engine(self, engine: str, make: Callable[[], Any]) -> Any:
-        if engine not in self._open:
+    def _engine(self, key: str, make: Callable[[], Any]) -> Any:
+        if key not in self._open:
             if self.max_engines < 0:
                 from openrlhf_mlpo.cpu import use_cpu
 
@@ -116,18 +114,15 @@ class Models:
                 # All, not the oldest: models are asked in turn, so the oldest is the next one wanted, and closing one
                 # vLLM engine takes down the process groups of those beside it.
                 self.close()
-            self._open[engine] = make()
-        return self._open[engine]
+            self._open[key] = make()
+        return self._open[key]
 
     def report(self) -> None:
         """Print each player's empty responses with their reasons, damaged files, and how much was generated."""
         for name, outcomes in self.outcomes.items():
-            if reasons := {reason: count for reason, count in outcomes.most_common() if reason}:
-                listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-                print(
-                    f"note: {name}: {sum(reasons.values())} of {outcomes.total()} responses are empty: {listed}",
-                    file=sys.stderr,
-                )
+            if empty := outcomes.total() - outcomes[""]:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in outcomes.most_common() if reason)
+                print(f"note: {name}: {empty} of {outcomes.total()} responses are empty: {reasons}", file=sys.stderr)
         if self.damaged:
             print(f"note: {self.damaged} damaged files in {self.store} were not used: asked again", file=sys.stderr)
         print(f"{self.asked} generations made, {self.reused} reused from {self.store}")
@@ -145,10 +140,9 @@ class Models:
 
 
 def _clean(completion: Completion) -> Completion:
-    """The completion, lone surrogates in its text replaced: neither tokenizers nor files take them."""
-    if completion.text.isascii():
-        return completion
-    return replace(completion, text=whole_text(completion.text))
+    """The completion without lone surrogates, which neither tokenizers nor files take."""
+    text = completion.text
+    return completion if text.isascii() else replace(completion, text=whole_text(text))
 
 
 def whole_text(text: str) -> str:
@@ -159,7 +153,7 @@ def whole_text(text: str) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Write a file under another name, then rename it: a kill leaves the old file or the new one, never half of one.
 
-    Raises UserError when it cannot be written; lone surrogates are replaced.
+    Raises UserError when it cannot be written. Lone surrogates are replaced.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

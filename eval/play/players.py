@@ -76,7 +76,7 @@ class Players:
         known = settings.get("base_url") or os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_KEY")
         if agent.engine == "openai" and not (known or settings.get("api_key_env")):
             raise UserError(
-                f"--leader {agent.name}=openai:{agent.model}: where is it served? Give --leader_engine_args "
+                f"--leader {agent.name}=openai:{agent.model}: where is it served? Give --engine_args "
                 f'\'{agent.name}={{"base_url": "http://HOST:PORT/v1"}}\', or set OPENAI_API_KEY for OpenAI\'s own'
             )
         player = self._player(agent, Sampling(temperature=temperature, max_tokens=self.args.max_new_tokens))

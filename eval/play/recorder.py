@@ -92,34 +92,23 @@ class Recorder:
         `steps` counts model calls that must follow each other and `serial_tokens` the tokens generated along the
         longest of them: latency without the machine. `seconds` is this machine's share of batched time.
         """
-        question, longest = self.questions[i], {}
+        q, longest = self.questions[i], {}
         for turn in turns:
             step = (turn.round, turn.player == more.get("leader"))
             longest[step] = max(longest.get(step, 0), turn.completion_tokens)
-        self.rows.append(
-            {
-                "id": question.id,
-                "task": question.task,
-                "subtask": question.subtask,
-                "method": method,
-                "leader": "",
-                "agent": "",
-                "round": None,
-                "budget": "",
-                "answer": answer,
-                "correct": bool(correct),
-                "formatted": None,
-                "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
-                "completion_tokens": sum(turn.completion_tokens for turn in turns),
-                "tokens": tokens(turns),
-                "generations": len(turns),
-                "steps": len(longest),
-                "serial_tokens": sum(longest.values()),
-                "seconds": round(sum(turn.seconds for turn in turns), 6),
-                **self.initial[i],
-                **more,
-            }
-        )
+        row = {"id": q.id, "task": q.task, "subtask": q.subtask, "method": method}
+        row |= {"leader": "", "agent": "", "round": None, "budget": ""}
+        row |= {"answer": answer, "correct": bool(correct), "formatted": None}
+        row |= {
+            "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
+            "completion_tokens": sum(turn.completion_tokens for turn in turns),
+            "tokens": tokens(turns),
+            "generations": len(turns),
+            "steps": len(longest),
+            "serial_tokens": sum(longest.values()),
+            "seconds": round(sum(turn.seconds for turn in turns), 6),
+        }
+        self.rows.append(row | self.initial[i] | more)
 
     def output(self, i: int, method: str, turns: Sequence[Turn], output: Turn, **more: Any) -> None:
         """A row whose answer is what `output` says."""
@@ -134,20 +123,9 @@ class Recorder:
 
     def transcript(self, i: int, method: str, turns: Sequence[Turn], leader: str = "") -> None:
         """Every message of one question, each with its answer and verdict."""
-        question = self.questions[i]
-        verdicts = [self.judge(question, turn.text) for turn in turns]
-        self.transcripts.append(
-            {
-                "id": question.id,
-                "task": question.task,
-                "subtask": question.subtask,
-                "question": question.text,
-                "gold": question.answer,
-                "method": method,
-                "leader": leader,
-                "turns": [
-                    {**turn.__dict__, "answer": verdict.answer, "correct": bool(verdict.correct)}
-                    for turn, verdict in zip(turns, verdicts, strict=True)
-                ],
-            }
-        )
+        q, messages = self.questions[i], []
+        for turn in turns:
+            verdict = self.judge(q, turn.text)
+            messages.append({**turn.__dict__, "answer": verdict.answer, "correct": bool(verdict.correct)})
+        head = {"id": q.id, "task": q.task, "subtask": q.subtask, "question": q.text, "gold": q.answer}
+        self.transcripts.append({**head, "method": method, "leader": leader, "turns": messages})
