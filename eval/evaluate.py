@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"left out {dropped} of {len(loaded)} questions that do not fit a leader's prompt", file=sys.stderr)
         if not questions:
             raise UserError("no question fits a leader's prompt; lower --max_new_tokens")
-        pool = read_pool(args.pool, [agent.name for agent in agents], questions) if args.pool else None
+        read_off_pool = [agent.name for agent in agents if {"router", "best_agent"} & set(config.methods)]
+        pool = read_pool(args.pool, read_off_pool, questions) if args.pool else None
         if pool and pool.shared:
             print(
                 f"warning: {pool.shared} of {len(questions)} questions are in {args.pool}: a leader trained on it has "

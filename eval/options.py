@@ -44,7 +44,7 @@ def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.
         "usual names)")
     add("--drop_long", action="store_true", default=False,
         help="leave out questions that do not fit a leader's prompt (default: an error)")
-    add("--skip_bad_rows", "--skip-bad-rows", action="store_true", default=False,
+    add("--skip_bad_rows", action="store_true", default=False,
         help="leave out rows without an answer, with one that can never be matched, or that contradict each other")
     add("--subtasks", help="only questions of these subtasks, comma separated (default: all)")
     add("--limit", type=int, default=0, help="first N questions; 0: all (default)")
@@ -78,7 +78,7 @@ def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.
         help="variables of the leaders' chat template, as in their training: '{\"enable_thinking\": false}'")
     add("--pool", help="training pool of the team: router and best_agent are read off it (best_agent without it: off "
         "these questions, which is harder to beat), and a warning says when it holds questions of this evaluation")
-    add("--engine_args", "--leader_engine_args", **several, metavar="[NAME=]JSON",
+    add("--engine_args", **several, metavar="[NAME=]JSON",
         help="engine arguments of the leaders, such as '{\"max_model_len\": 4096}' for vLLM; may repeat. With a "
         "leader's name they are that one's, beside those for all: 'gpt={\"base_url\": \"http://localhost:8000/v1\"}'")
     add("--max_engines", type=int, default=-1,
@@ -89,6 +89,9 @@ def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.
     add("--label", help="name of this run in a report of several (default: the team file's name)")
     add("--seed", type=int, default=0, help="of every sample, tie and order (default 0)")
     add("--out", required=True, help="folder to write to; what was answered there before is not asked again")
+    for flag, old in (("skip_bad_rows", "skip-bad-rows"), ("engine_args", "leader_engine_args")):  # other spellings
+        more = several if flag == "engine_args" else {"action": "store_true", "default": False}
+        add(f"--{old}", **more, dest=flag, help=argparse.SUPPRESS)
     return p.parse_args(argv)
 # fmt: on
 

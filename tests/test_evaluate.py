@@ -503,6 +503,12 @@ def test_router_by_command_line_and_a_pool_that_holds_the_questions(files, capsy
     assert "warning: 12 of 30 questions are in" in printed.err and "router" in printed.out
     manifest = json.loads((files / "out" / "manifest.json").read_text())
     assert manifest["router"][0]["agent"] == "bob" and manifest["n_in_pool"] == 12
+    # A pool of other agents tells nothing of these; without the two methods it is there for the warning alone.
+    others = str(make_pool(files / "others", fake.questions(12), BEST, agents=("dan",)))
+    with pytest.raises(UserError, match="no responses of agent 'ann'; it has dan"):
+        main(command(files, "out", "--methods", "best_agent", "--pool", others))
+    main(command(files, "out", "--methods", "majority_vote", "--pool", others))
+    assert "warning: 12 of 30 questions" in capsys.readouterr().err
 
 
 def test_columns_and_test_fraction(files):
@@ -566,6 +572,19 @@ def test_the_variables_of_a_chat_template_reach_the_leaders_prompt(files):
         with Players(args, Config(methods=("leader_solo",), template=ALL.template), [], {"mlpo": str(folder)},
                      files / "_calls") as players:  # fmt: skip
             assert players.leaders[0].leader_prompt(ALL.template, "What is 1?", []).endswith(end)
+
+
+def test_questions_that_do_not_fit_a_leaders_prompt(files):
+    from tests.tiny import make_tiny_model
+
+    folder = str(make_tiny_model(files / "model"))
+    args = settled_args("--leader", f"mlpo={folder}", "--max_new_tokens", "8", "--max_prompt_tokens", "99")
+    fits, long = Question("a", "bbh", "True is", "True"), Question("b", "bbh", "True and " * 99, "True")
+    config = Config(methods=("leader_solo",), template=ALL.template, rounds=3)
+    with Players(args, config, [], {"mlpo": folder}, files / "_calls") as players:
+        assert players.check_fit([fits, long], drop=True) == [fits]
+        with pytest.raises(UserError, match=r"question b .*does not fit the prompt of leader 'mlpo' \(99 tokens\)"):
+            players.check_fit([fits, long], drop=False)
 
 
 def test_an_endpoint_without_an_address(files, monkeypatch):

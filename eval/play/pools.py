@@ -39,9 +39,12 @@ def read_pool(path: str | Path, team: Sequence[str], questions: Sequence[Questio
     import pyarrow.compute as pc
 
     try:
-        pool = open_pool(path).select_columns(["task", "subtask", "question", "responses"]).with_format("arrow")
-    except (UserError, ValueError) as error:
+        pool = open_pool(path)
+    except UserError as error:
         raise UserError(f"--pool {error}") from None
+    if "subtask" not in pool.column_names:
+        pool = pool.add_column("subtask", [""] * len(pool))
+    pool = pool.select_columns(["task", "subtask", "question", "responses"]).with_format("arrow")
     counts = PoolRates()
     texts = {" ".join(question.text.split()) for question in questions}
     for batch in pool.iter(batch_size=20_000):
