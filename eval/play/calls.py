@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class Models:
     def _save(self, path: Path | None, name: str, answers: Answers) -> None:
         if path is not None:
             completions = [[astuple(c) for c in samples] for samples in answers[0]]
-            write_whole(path, json.dumps({"player": name, "seconds": answers[1], "completions": completions}))
+            write_whole(path, [json.dumps({"player": name, "seconds": answers[1], "completions": completions})])
 
     def _engine(self, key: str, make: Callable[[], Any]) -> Any:
         if key not in self._open:
@@ -141,16 +141,16 @@ class Models:
 
 def _clean(completion: Completion) -> Completion:
     """The completion without lone surrogates, which neither tokenizers nor files take."""
-    text = completion.text
-    return completion if text.isascii() else replace(completion, text=whole_text(text))
+    text = whole_text(completion.text)
+    return completion if text is completion.text else replace(completion, text=text)
 
 
 def whole_text(text: str) -> str:
     """A text in which surrogate pairs are joined and lone surrogates become U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, lines: Iterable[str]) -> None:
     """Write a file under another name, then rename it: a kill leaves the old file or the new one, never half of one.
 
     Raises UserError when it cannot be written. Lone surrogates are replaced.
@@ -158,7 +158,8 @@ def write_whole(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(whole_text(text), encoding="utf-8")
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(map(whole_text, lines))
         part.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None

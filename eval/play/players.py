@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eval.play.calls import Models
-from eval.play.methods import Config
+from eval.play.state import Config
 from openrlhf_mlpo.engines import Sampling, make_engine
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.models import context_length, open_tokenizer
 from openrlhf_mlpo.prompts.renderer import MIN_RESPONSE_TOKENS, PromptRenderer
-from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.questions import Question
-from openrlhf_mlpo.rounds import Player
+from openrlhf_mlpo.rounds import Player, agent_player
 from openrlhf_mlpo.team import Agent
 
 
@@ -66,10 +64,7 @@ class Players:
 
     def _agent(self, agent: Agent) -> Player:
         settings = {"max_tokens": self.args.max_new_tokens, **agent.sampling}
-        player = self._player(agent, Sampling.from_dict(settings, f"agent {agent.name}: sampling"))
-        player.template = load_template(agent.prompt) if agent.prompt else None
-        player.system = agent.system
-        return player
+        return self._player(agent, Sampling.from_dict(settings, f"agent {agent.name}: sampling"))
 
     def _leader(self, agent: Agent, temperature: float) -> Player:
         settings = agent.engine_args
@@ -91,19 +86,7 @@ class Players:
         known = agent.identity()
         identity = {key: known[key] for key in ("model", "engine_args", "files")}
         generate = self.models.generate(agent.name, lambda: make_engine(agent), identity, sampling, kind=agent.engine)
-        about = {"model": agent.model, "engine": agent.engine, "sampling": sampling.as_dict()}
-        player = Player(agent.name, generate, about=about)
-        if agent.engine in ("vllm", "ray"):
-            player.tokenizer = open_tokenizer(agent.model, f"{agent.name}: model")
-            player.chat_template_kwargs = agent.engine_args.get("chat_template_kwargs") or {}
-            context = context_length(agent.model, agent.engine_args, f"{agent.name}: model")
-            player.max_prompt_tokens = self.args.max_prompt_tokens or context - (sampling.max_tokens or context // 2)
-            if player.max_prompt_tokens < 1:
-                raise UserError(
-                    f"{agent.name}: max_new_tokens {sampling.max_tokens} leaves nothing of the model's context of "
-                    f"{context} tokens for a prompt; lower --max_new_tokens"
-                )
-        return player
+        return agent_player(agent, generate, sampling, max_prompt_tokens=self.args.max_prompt_tokens)
 
     def __enter__(self) -> Players:
         return self

@@ -10,7 +10,7 @@ from typing import Any
 from eval.play.backtracking import revises
 from openrlhf_mlpo.questions import Question, majority
 from openrlhf_mlpo.rounds import Turn
-from openrlhf_mlpo.verify import Verdict, extract_answer
+from openrlhf_mlpo.verify import Verdict
 
 
 def vote(answers: Sequence[str | None], keys: Sequence[str | None], seed: int, question_id: str) -> str | None:
@@ -58,11 +58,9 @@ class Judge:
         key = self.key(question, output.text)
         return [turn.player for turn in responses if key is not None and self.key(question, turn.text) == key]
 
-
-def settled(question: Question, last: str, now: str) -> bool:
-    """Whether two outputs give the same answer; two without one are not settled."""
-    keys = [question.key(extract_answer(text)) for text in (last, now)]
-    return keys[0] is not None and keys[0] == keys[1]
+    def settled(self, question: Question, last: str, now: str) -> bool:
+        """Whether two outputs give the same answer; two without one are not settled."""
+        return self.key(question, last) is not None and self.key(question, last) == self.key(question, now)
 
 
 def tokens(turns: Sequence[Turn]) -> int:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from eval.play.pools import PoolRates
-from eval.play.recorder import Judge, Recorder, settled, tokens
+from eval.play.recorder import Judge, Recorder, tokens
 from openrlhf_mlpo import rounds
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, PromptTemplate
@@ -80,7 +80,7 @@ class Play:
     @cached_property
     def rounds(self) -> dict[str, list[list[Round]]]:
         """Every leader's rounds of leader_team, `{leader: [question][round]}`."""
-        leaders, stop = self.playing("leader_team"), settled if self.config.early_stop else None
+        leaders, stop = self.playing("leader_team"), self.record.judge.settled if self.config.early_stop else None
         how = {"rounds": self.config.rounds, "seed": self.config.seed, "settled": stop}
         return rounds.leader_team(self.team, leaders, self.questions, self.config.template, **how) if leaders else {}
 
