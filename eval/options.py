@@ -3,203 +3,212 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from eval.play.methods import BUDGETS, LEADER_METHODS, METHODS, Config
+from eval.play.players import split_engine
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.templates import load_template
+from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, load_template
+from openrlhf_mlpo.questions import TASKS, TEST_FRACTION
+from openrlhf_mlpo.sources import parse_columns
 
 # What --questions is when it is left out.
 USUAL = {"math": "HuggingFaceH4/MATH-500", "bbh": "lukaemon/bbh", "mmlu": "cais/mmlu:all"}
-NEED_TEAM = ("leader_team", "agent", "majority_vote", "best_agent", "debate", "mixture_of_agents", "oracle")
 
 
+# fmt: off
 def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags as they stand; `check` settles them."""
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = p.add_argument
-    add(
-        "--leader",
-        action="append",
-        default=[],
-        metavar="[NAME=]MODEL",
-        help="a leader: model folder or hub name, or openai:MODEL, callable:FILE.py:FUNCTION; may repeat. The first is "
-        "the one that is tested; name the model it was trained from 'untrained', and a leader trained by plain GRPO "
-        "'grpo', to get those comparisons",
-    )
+
+    def add(*names: str, help: str, **more: Any) -> None:
+        p.add_argument(*names, help=help, **{"default": ""} | more)
+
+    several = {"action": "append", "default": []}
+    add("--leader", **several, metavar="[NAME=]MODEL",
+        help="a leader: model folder or hub name, or ray:MODEL, openai:MODEL, callable:FILE.py:FUNCTION; may repeat. "
+        "The first is the one that is tested; name the model it was trained from 'untrained', and a leader trained by "
+        "plain GRPO 'grpo', to get those comparisons")
     add("--team", help="YAML team file; needed by every method but leader_solo and leader_vote")
-    add(
-        "--questions",
-        default="",
-        help="JSONL or Parquet file, or a hub data set (default: "
-        + ", ".join(f"{task}: {source}" for task, source in USUAL.items())
-        + ")",
-    )
-    add("--task", required=True, help="math, bbh, mmlu or exact")
+    add("--questions", help="JSONL or Parquet file, or a hub data set (default: "
+        + ", ".join(f"{task}: {source}" for task, source in USUAL.items()) + ")")
+    add("--task", required=True, help=", ".join(TASKS))
     add("--split", default=None, help="split of a data set (default: all rows of a file, else test)")
-    add(
-        "--drop_long",
-        action="store_true",
-        help="leave out questions that do not fit a leader's prompt (default: an error)",
-    )
-    add(
-        "--skip_bad_rows",
-        "--skip-bad-rows",
-        action="store_true",
-        help="leave out rows without an answer, with one that can never be matched, or that contradict each other",
-    )
-    add("--subtasks", default="", help="only questions of these subtasks, comma separated (default: all)")
+    add("--test_fraction", type=float, default=TEST_FRACTION,
+        help="share of the split test where the source has none and it is made from the content; as it was for the "
+        "pool, or the leader has seen some of the questions (default %(default)s)")
+    add("--columns", help="names of your columns, as question=prompt,answer=gold[,subtask=…,choices=…] (default: the "
+        "usual names)")
+    add("--drop_long", action="store_true", default=False,
+        help="leave out questions that do not fit a leader's prompt (default: an error)")
+    add("--skip_bad_rows", action="store_true", default=False,
+        help="leave out rows without an answer, with one that can never be matched, or that contradict each other")
+    add("--subtasks", help="only questions of these subtasks, comma separated (default: all)")
     add("--limit", type=int, default=0, help="first N questions; 0: all (default)")
     add("--rounds", type=int, default=5, help="T, rounds of team then leader (default 5, as in the paper)")
-    add(
-        "--methods",
-        default="leader_team,leader_solo,majority_vote,best_agent,agent,oracle",
-        help=f"comma list of {', '.join(METHODS)}; or 'all' (default: %(default)s)",
-    )
-    add(
-        "--leader_methods",
-        action="append",
-        default=[],
-        metavar="NAME=METHOD,…",
-        help="run only these leader methods for this leader, such as grpo=leader_solo; may repeat",
-    )
-    add(
-        "--budget",
-        default="",
-        help="also give majority_vote, leader_vote, debate and mixture_of_agents the budget of "
-        "leader_team: 'generations', 'tokens' (prompt and completion, question by question) or both, comma separated",
-    )
-    add(
-        "--vote_samples",
-        type=int,
-        default=0,
-        help="samples of leader_vote; 0: as many as leader_team generates (default)",
-    )
-    add(
-        "--vote_temperature", type=float, default=0.7, help="temperature of leader_vote's samples (default %(default)s)"
-    )
+    add("--methods", default="leader_team,leader_solo,majority_vote,best_agent,agent,oracle",
+        help=f"comma list of {', '.join(METHODS)}; or 'all', router only with --pool (default: %(default)s)")
+    add("--leader_methods", **several, metavar="NAME=METHOD,…",
+        help="run only these leader methods for this leader, such as grpo=leader_solo; may repeat")
+    add("--budget", help="also give majority_vote, leader_vote, debate and mixture_of_agents the budget of "
+        "leader_team: 'generations', 'tokens' (prompt and completion, question by question) or both, comma separated")
+    add("--vote_samples", type=int, default=0,
+        help="samples of leader_vote; 0: as many as leader_team generates (default)")
+    add("--vote_temperature", type=float, default=0.7,
+        help="temperature of leader_vote's samples (default %(default)s)")
     add("--debate_rounds", type=int, default=2, help="rounds of debate, the first without seeing others (default 2)")
     add("--moa_layers", type=int, default=2, help="layers of mixture_of_agents (default 2)")
-    add("--aggregator", default="", help="the leader that aggregates in mixture_of_agents (default: 'untrained')")
-    add("--early_stop", action="store_true", help="end a question's rounds once the leader's answer repeats")
-    add(
-        "--team_size",
-        default="0",
-        help="first K agents of the team file; 0: all (default). A comma list evaluates each "
-        "size into OUT/k1, OUT/k3, …",
-    )
+    add("--aggregator", help="the leader that aggregates in mixture_of_agents (default: 'untrained')")
+    add("--early_stop", action="store_true", default=False,
+        help="end a question's rounds once the leader's answer repeats")
+    add("--team_size", default="0",
+        help="first K agents of the team file; 0: all (default). A comma list evaluates each into OUT/k1, OUT/k3, …")
     add("--template", default="chat", help="prompt template: chat, compact or a YAML file (default %(default)s)")
-    add("--show", default="full", help="what the leader sees of a response: full (default) or answer")
-    add(
-        "--max_new_tokens",
-        type=int,
-        default=1024,
-        help="tokens a leader may generate, and an agent whose team entry does not say (default %(default)s)",
-    )
-    add(
-        "--max_prompt_tokens",
-        type=int,
-        default=0,
-        help="tokens a prompt may have; longer ones have responses cut. 0: what the model's context leaves (default)",
-    )
+    add("--show", default="full", choices=SHOW_CHOICES,
+        help="what the leader sees of a response: all of it, or its final answer (default %(default)s)")
+    add("--max_new_tokens", type=int, default=1024,
+        help="tokens a leader may generate, and an agent whose team entry does not say (default %(default)s)")
+    add("--max_prompt_tokens", type=int, default=0,
+        help="tokens a prompt may have; longer ones have responses cut. 0: what the model's context leaves (default)")
     add("--temperature", type=float, default=0.0, help="of the leader; 0: greedy (default). Agents: see the team file")
-    add(
-        "--pool",
-        default="",
-        help="training pool on which best_agent is chosen (default: on these questions, which is harder to beat)",
-    )
-    add(
-        "--engine_args",
-        default="{}",
-        help="JSON of more vLLM arguments for leaders, such as '{\"max_model_len\": 4096}'",
-    )
-    add(
-        "--max_engines",
-        type=int,
-        default=-1,
+    add("--chat_template_kwargs", default="{}", metavar="JSON",
+        help="variables of the leaders' chat template, as in their training: '{\"enable_thinking\": false}'")
+    add("--pool", help="training pool of the team: router and best_agent are read off it (best_agent without it: off "
+        "these questions, which is harder to beat), and a warning says when it holds questions of this evaluation")
+    add("--engine_args", **several, metavar="[NAME=]JSON",
+        help="engine arguments of the leaders, such as '{\"max_model_len\": 4096}' for vLLM; may repeat. With a "
+        "leader's name they are that one's, beside those for all: 'gpt={\"base_url\": \"http://localhost:8000/v1\"}'")
+    add("--max_engines", type=int, default=-1,
         help="models kept open at once; 0: all; -1 (default): all on a CPU, one on a GPU, where vLLM takes most of the "
-        "memory for each. Others are closed and opened again each round",
-    )
-    add(
-        "--batch",
-        type=int,
-        default=2048,
-        help="prompts sent to a model at once, and lost by a kill (default %(default)s)",
-    )
-    add("--label", default="", help="name of this run in a report of several (default: the team file's name)")
-    add("--seed", type=int, default=0)
-    add("--out", required=True, help="folder to write to")
+        "memory for each. Others are closed and opened again each round")
+    add("--batch", type=int, default=2048,
+        help="prompts sent to a model at once, and lost by a kill (default %(default)s)")
+    add("--label", help="name of this run in a report of several (default: the team file's name)")
+    add("--seed", type=int, default=0, help="of every sample, tie and order (default 0)")
+    add("--out", required=True, help="folder to write to; what was answered there before is not asked again")
+    for flag, old in (("skip_bad_rows", "skip-bad-rows"), ("engine_args", "leader_engine_args")):  # other spellings
+        more = several if flag == "engine_args" else {"action": "store_true", "default": False}
+        add(f"--{old}", **more, dest=flag, help=argparse.SUPPRESS)
     return p.parse_args(argv)
-
-
-def named(text: str) -> tuple[str, str]:
-    name, given, model = text.partition("=")
-    return (name, model) if given else ("leader", text)
-
-
-def comma(text: str, known: Sequence[str], flag: str) -> tuple[str, ...]:
-    if text == "all":
-        return tuple(known)
-    items = tuple(item.strip() for item in text.split(",") if item.strip())
-    for item in items:
-        if item not in known:
-            raise UserError(f"{flag}: unknown {item!r}; known are {', '.join(known)}")
-    return items
+# fmt: on
 
 
 def check(args: argparse.Namespace) -> tuple[dict[str, str], Config, list[int]]:
-    """Flags that cannot work together end here, before a model is opened. Raises UserError."""
+    """Leaders (model by name), the methods' configuration, and the team sizes. Opens nothing; raises UserError.
+
+    Settles `args.engine_args` (by leader's name) and `args.aggregator`.
+    """
+    leaders = leaders_of(args)
+    methods = methods_of(args, leaders)
+    args.engine_args = engine_args_of(args, leaders)
+    parse_columns(args.columns)
+    if not args.questions and args.task not in USUAL:
+        raise UserError(f"--task {args.task} needs --questions FILE")
+    at_least = dict.fromkeys(("rounds", "debate_rounds", "moa_layers", "max_new_tokens", "batch"), 1)
+    at_least |= dict.fromkeys(("limit", "vote_samples", "max_prompt_tokens", "temperature", "vote_temperature"), 0)
+    for flag, least in at_least.items():
+        if not getattr(args, flag) >= least:
+            raise UserError(f"--{flag} must be at least {least}, not {getattr(args, flag)}")
+    if not 0 < args.test_fraction < 1:
+        raise UserError(f"--test_fraction must be between 0 and 1, not {args.test_fraction}")
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", args.team_size):
+        raise UserError(f"--team_size {args.team_size}: a number (0: all), or numbers with commas between them")
+    same = ("rounds", "seed", "early_stop", "vote_samples", "debate_rounds", "moa_layers")
+    limited = by_leader(args.leader_methods, leaders, "--leader_methods", "METHOD,…")
+    config = Config(
+        methods=methods,
+        template=load_template(args.template),
+        budgets=comma(args.budget, BUDGETS, "--budget"),
+        leader_methods={name: comma(text, LEADER_METHODS, "--leader_methods") for name, text in limited.items()},
+        **{flag: getattr(args, flag) for flag in same},
+    )
+    config.check_budget(leaders)
+    if not any(
+        method not in LEADER_METHODS or any(config.plays(name, method) for name in leaders) for method in methods
+    ):
+        raise UserError(f"--leader_methods leaves no leader to play {', '.join(methods)}")
+    return leaders, config, list(map(int, args.team_size.split(",")))
+
+
+def leaders_of(args: argparse.Namespace) -> dict[str, str]:
+    """The leaders' models by name."""
     leaders: dict[str, str] = {}
     for text in args.leader:
-        name, model = named(text)
+        name, model = text.split("=", 1) if "=" in text else ("leader", text)
         if name in leaders:
             raise UserError(f"--leader: two are named {name!r}; name them, as in --leader other=MODEL")
+        if not (name and name.isprintable() and split_engine(model)[1]):
+            raise UserError(f"--leader {text!r}: write [NAME=]MODEL")
         leaders[name] = model
-    methods = comma(args.methods, METHODS, "--methods")
-    if args.methods == "all" and not leaders:
-        raise UserError("--methods all needs --leader MODEL")
-    budgets = comma(args.budget, BUDGETS, "--budget")
-    only = {}
-    for text in args.leader_methods:
-        name, found, listed = text.partition("=")
-        if not found or name not in leaders:
-            raise UserError(
-                f"--leader_methods {text}: write NAME=METHOD,… with NAME one of {', '.join(leaders) or 'none'}"
-            )
-        only[name] = comma(listed, LEADER_METHODS, "--leader_methods")
+    return leaders
+
+
+def methods_of(args: argparse.Namespace, leaders: dict[str, str]) -> tuple[str, ...]:
+    """The methods to run, each with what it needs; settles `args.aggregator`."""
+    if args.methods == "all":
+        methods = tuple(name for name in METHODS if name != "router" or args.pool)
+    elif not (methods := comma(args.methods, METHODS, "--methods")):
+        raise UserError("--methods names no method")
     for method in methods:
         if method in LEADER_METHODS and not leaders:
             raise UserError(f"--methods {method} needs --leader MODEL")
-        if method in NEED_TEAM and not args.team:
+        if method not in ("leader_solo", "leader_vote") and not args.team:
             raise UserError(f"--methods {method} needs --team TEAM.yaml")
-    if not methods:
-        raise UserError("--methods names no method")
-    for flag in ("rounds", "debate_rounds", "moa_layers", "max_new_tokens", "batch"):
-        if getattr(args, flag) < 1:
-            raise UserError(f"--{flag} must be at least 1, not {getattr(args, flag)}")
-    if "mixture_of_agents" in methods:
-        args.aggregator = args.aggregator or ("untrained" if "untrained" in leaders else "")
-        if args.aggregator not in leaders:
-            raise UserError(
-                "mixture_of_agents needs an untrained aggregator: --leader untrained=MODEL, or --aggregator NAME"
-            )
-    if "tokens" in budgets and "leader_team" not in methods:
-        raise UserError("--budget tokens compares with leader_team: add it to --methods")
+        if method == "router" and not args.pool:
+            raise UserError("--methods router needs --pool POOL, from which it reads the best agent of each kind")
+        if method == "mixture_of_agents":
+            args.aggregator = args.aggregator or "untrained"
+            if args.aggregator not in leaders:
+                raise UserError(f"--methods {method} needs --leader untrained=MODEL, or a leader as --aggregator NAME")
+    return methods
+
+
+def engine_args_of(args: argparse.Namespace, leaders: dict[str, str]) -> dict[str, dict]:
+    """Each leader's engine arguments, the variables of its chat template among them."""
+    named = [text for text in args.engine_args if not text.lstrip().startswith("{")]
+    own = by_leader(named, leaders, "--engine_args", "JSON")
+    common: dict[str, Any] = {}
+    for text in (text for text in args.engine_args if text not in named):
+        common |= json_object(text, "--engine_args")
+    variables = json_object(args.chat_template_kwargs, "--chat_template_kwargs")
+    settled = {}
+    for name, model in leaders.items():
+        engine = split_engine(model)[0]
+        settings = {} if engine == "callable" else common  # a function knows no argument of vLLM's
+        settings = settings | json_object(own.get(name, "{}"), f"--engine_args {name}")
+        if variables and engine == "openai":
+            settings["extra_body"] = {"chat_template_kwargs": variables, **settings.get("extra_body", {})}
+        elif variables and engine != "callable":
+            settings = {"chat_template_kwargs": variables, **settings}
+        settled[name] = settings
+    return settled
+
+
+def comma(text: str, known: Collection[str], flag: str) -> tuple[str, ...]:
+    """The names in a comma list, once each; `all`: all that are known."""
+    items = tuple(dict.fromkeys(known if text == "all" else filter(None, map(str.strip, text.split(",")))))
+    if unknown := [item for item in items if item not in known]:
+        raise UserError(f"{flag}: unknown {unknown[0]!r}; known are {', '.join(known)}")
+    return items
+
+
+def by_leader(texts: Sequence[str], leaders: Collection[str], flag: str, form: str) -> dict[str, str]:
+    """What a repeated flag says of each leader it names."""
+    for text in texts:
+        if "=" not in text or text.partition("=")[0] not in leaders:
+            raise UserError(f"{flag} {text}: write NAME={form} with NAME one of {', '.join(leaders) or 'none'}")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def json_object(text: str, flag: str) -> dict[str, Any]:
+    """A flag's JSON object."""
     try:
-        sizes = [int(size) for size in str(args.team_size).split(",")]
-    except ValueError:
-        raise UserError(f"--team_size {args.team_size}: a number, or numbers with commas between them") from None
-    if min(sizes) < 0:
-        raise UserError(f"--team_size {args.team_size}: 0 (all) or more")
-    config = Config(
-        methods=methods,
-        rounds=args.rounds,
-        template=load_template(args.template),
-        seed=args.seed,
-        early_stop=args.early_stop,
-        vote_samples=args.vote_samples,
-        debate_rounds=args.debate_rounds,
-        moa_layers=args.moa_layers,
-        budgets=budgets,
-        leader_methods=only,
-    )
-    return leaders, config, sizes
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{flag} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f'{flag} must be a JSON object such as {{"name": 1}}, not {text}')
+    return value

@@ -7,14 +7,13 @@ and time, and eval/ says which are right.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openrlhf_mlpo.engines import Sampling
+from openrlhf_mlpo.engines import Sampling, request_seed
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.models import context_length, open_tokenizer
 from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
@@ -77,12 +76,13 @@ class Player:
     system: str = ""  # put before the agent's messages when the team file gives one
     template: PromptTemplate | None = None  # an agent's own, in place of the run's
     show: str = "full"  # what a leader without renderer sees of a response, see `prompts.templates.shown`
+    chat_template_kwargs: dict = field(default_factory=dict)  # with which the engine renders an agent's messages
 
     def ask(self, prompts: Sequence[Prompt], *, round: int = 0, n: int = 1, seed: int = 0) -> list[list[Turn]]:
         """`n` turns per prompt. Equal requests get equal seeds: a method may ask again what another has asked."""
         if not prompts:
             return []
-        completions, seconds = self.generate(prompts, n, call_seed(seed, round, self.name))
+        completions, seconds = self.generate(prompts, n, request_seed(seed, self.name, str(round)))
         share = seconds / (len(prompts) * n)
         return [
             [
@@ -127,7 +127,9 @@ class Player:
             messages = build(texts)
             if not getattr(self.tokenizer, "chat_template", None):
                 return "\n".join(message["content"] for message in messages)
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs
+            )
 
         prompt = rendered(texts)
         # A token covers at least one ASCII character, and some tokenizers put one blank in front: a short prompt fits
@@ -148,7 +150,8 @@ class Player:
 def agent_player(agent: Agent, generate: Generate, sampling: Sampling, *, max_prompt_tokens: int = 0) -> Player:
     """An agent of a team file as a player, its prompts cut to what its model's context leaves.
 
-    `max_prompt_tokens`: another limit of a prompt; 0: context less `sampling.max_tokens`. Raises UserError.
+    `max_prompt_tokens`: another limit of a prompt; 0: context less `sampling.max_tokens` (half of the context where an
+    agent has no limit). Raises UserError.
     """
     about = {"model": agent.model, "engine": agent.engine, "sampling": sampling.as_dict()}
     template = load_template(agent.prompt) if agent.prompt else None
@@ -156,19 +159,15 @@ def agent_player(agent: Agent, generate: Generate, sampling: Sampling, *, max_pr
     if agent.engine in ("vllm", "ray"):
         where = f"{agent.name}: model"
         player.tokenizer = open_tokenizer(agent.model, where)
+        player.chat_template_kwargs = agent.engine_args.get("chat_template_kwargs") or {}
         context = context_length(agent.model, agent.engine_args, where)
-        player.max_prompt_tokens = max_prompt_tokens or context - (sampling.max_tokens or 0)
+        player.max_prompt_tokens = max_prompt_tokens or context - (sampling.max_tokens or context // 2)
         if player.max_prompt_tokens < 1:
             raise UserError(
                 f"{agent.name}: max_tokens {sampling.max_tokens} leaves nothing of the model's context of {context} "
                 "tokens for a prompt; lower it"
             )
     return player
-
-
-def call_seed(seed: int, round: int, name: str) -> int:
-    """A 31-bit seed for one model in one round, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{round}/{name}".encode()).digest()[:4], "big") >> 1
 
 
 def shown_order(k: int, seed: int, question_id: str) -> list[int]:

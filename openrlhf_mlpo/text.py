@@ -9,10 +9,10 @@ _UNUSABLE = re.compile("\ufeff|[\ud800-\udfff]")
 
 
 def readable(text: str) -> str:
-    """Text from outside as it can be stored: byte order marks go, lone surrogates become U+FFFD."""
-    if text.isascii():
+    """Text from outside as it can be stored: byte order marks go, surrogate pairs are joined, lone ones are U+FFFD."""
+    if text.isascii() or not _UNUSABLE.search(text):
         return text
-    return _UNUSABLE.sub(lambda match: "" if match[0] == "\ufeff" else "\ufffd", text)
+    return text.replace("\ufeff", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:

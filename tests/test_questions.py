@@ -77,7 +77,7 @@ def test_the_leader_sees_the_same_answers_in_training_and_evaluation(answer, tmp
     )
     in_training = dataset[0][1]
     args = SimpleNamespace(
-        engine_args="{}", max_engines=0, batch=8, temperature=0.0, max_new_tokens=8, show="answer", max_prompt_tokens=0
+        engine_args={}, max_engines=0, batch=8, temperature=0.0, max_new_tokens=8, show="answer", max_prompt_tokens=0
     )
     template = load_template("chat")
     config = Config(methods=("leader_team",), template=template)

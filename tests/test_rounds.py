@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from openrlhf_mlpo.engines import Completion
 from openrlhf_mlpo.prompts.templates import load_template
-from openrlhf_mlpo.rounds import Player, call_seed, leader_solo, leader_team, shown_order, team_answers, timed
+from openrlhf_mlpo.rounds import Player, leader_solo, leader_team, shown_order, team_answers, timed
 from tests import fake_players as fake
 
 COMPACT, CHAT = load_template("compact"), load_template("chat")
@@ -95,8 +96,17 @@ def test_order_is_shuffled_by_question_and_stable():
 
 
 def test_seeds_differ_by_model_and_round():
-    seeds = {call_seed(s, t, name) for s in (0, 1) for t in (0, 1) for name in ("ann", "bob")}
-    assert len(seeds) == 8 and all(0 <= seed < 2**31 for seed in seeds)
+    seeds = []
+
+    def generate(prompts, n, seed):
+        seeds.append(seed)
+        return [[Completion("hi")] * n for _ in prompts], 0.0
+
+    for seed in (0, 1):
+        for t in (0, 1, 0):
+            for name in ("ann", "bob"):
+                Player(name, generate).ask(["q"], round=t, seed=seed)
+    assert len(set(seeds)) == 8 and all(0 <= seed < 2**31 for seed in seeds)  # round 0 asked again: the same seeds
 
 
 def test_seconds_are_shared_out():
@@ -125,6 +135,17 @@ def test_what_an_agent_is_shown_is_cut_to_fit():
     )
 
 
+def test_the_variables_of_an_agents_chat_template_count():
+    tokenizer = words()
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}{% if long %}" + " more" * 10 + "{% endif %}"
+    lengths = []
+    for variables in ({}, {"long": True}):
+        agent = Player("ann", None, tokenizer=tokenizer, max_prompt_tokens=30, chat_template_kwargs=variables)
+        content = agent.agent_prompt(COMPACT, "What is 1 + 2?", "w " * 200, "leader says 3")[-1]["content"]
+        lengths.append(len(content.split()))
+    assert lengths[0] <= 30 and lengths[1] <= 20
+
+
 def test_texts_that_fit_are_not_tokenized():
     def never(*args, **kwargs):
         raise AssertionError("tokenized")
@@ -141,7 +162,7 @@ def test_system_message_of_an_agent():
 
 
 def test_engines_are_timed():
-    from openrlhf_mlpo.engines import Completion, Sampling
+    from openrlhf_mlpo.engines import Sampling
 
     class Engine:
         def generate(self, conversations, *, n, seed, sampling):

@@ -1,4 +1,4 @@
-"""What a leader and its team are compared with: votes, debate, mixture of agents; and votes on an equal budget.
+"""Debate and mixture of agents: the methods in which agents read each other's responses.
 
 Debate follows Du et al. 2023 (arXiv 2305.14325): each agent sees the others' last responses and answers again, and the
 last answers vote. Mixture of agents follows Wang et al. 2024 (arXiv 2406.04692): each layer sees all responses of the
@@ -7,14 +7,13 @@ layer before, and an untrained model aggregates the last.
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
-from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages
-from openrlhf_mlpo.questions import Question
-from openrlhf_mlpo.rounds import Player, Turn, shown_order
+from eval.play.state import Play
+from openrlhf_mlpo.prompts.templates import agent_messages, leader_messages
+from openrlhf_mlpo.rounds import Turn, shown_order
 
 DEBATE = (
     "You answered before:\n\n[your last response]\n{own} \n[end of your last response]\n\nOther agents answered:\n\n"
@@ -22,110 +21,75 @@ DEBATE = (
 )
 
 
-def vote(answers: Sequence[str | None], keys: Sequence[str | None], seed: int, question_id: str) -> str | None:
-    """The answer most often given, counted by `keys` (normal forms); None does not vote.
+def debate(play: Play) -> None:
+    """The agents show each other their responses and answer again; the last answers vote."""
+    config, team, questions = play.config, play.team, play.questions
+    episodes = [[list(turns)] for turns in play.first]  # [question][round][agent]
 
-    A tie goes to one of the tied, chosen by (seed, question): neither the first agent nor the alphabet is favoured.
-    """
-    counts = Counter(key for key in keys if key is not None)
-    if not counts:
-        return None
-    most = max(counts.values())
-    tied = sorted(key for key, count in counts.items() if count == most)
-    winner = random.Random(f"vote/{seed}/{question_id}").choice(tied)
-    return answers[list(keys).index(winner)]
+    def prompt(k: int, i: int) -> list[dict]:
+        form = team[k].template or config.template
+        bare = not form.agent_instruction  # "compact": models that follow no instructions are shown none
+        form = replace(form, revision="agent : {own}\n{leader}" if bare else DEBATE)
 
+        def build(texts: Sequence[str]) -> list[dict]:
+            blocks = [
+                form.response.replace("{number}", str(number)).replace("{text}", text)
+                for number, text in enumerate(texts[1:], 1)
+            ]
+            others = form.separator.join(blocks)
+            return team[k].with_system(agent_messages(form, questions[i].text, own=texts[0], leader=others))
 
-def debate(
-    team: Sequence[Player],
-    questions: Sequence[Question],
-    first: Sequence[Sequence[Turn]],
-    template: PromptTemplate,
-    *,
-    rounds: int,
-    seed: int = 0,
-) -> list[list[list[Turn]]]:
-    """`[question][round][agent]`, round 0 being `first`."""
-    played = [[list(turns)] for turns in first]
-    for t in range(1, rounds):
-        columns = []
-        for k, agent in enumerate(team):
-            prompts = []
-            form = agent.template or template
-            bare = not form.agent_instruction  # "compact": models that follow no instructions are shown none
-            revision = replace(form, revision="agent : {own}\n{leader}" if bare else DEBATE)
-            for q, episode in zip(questions, played, strict=True):
-                last = [turn.text for turn in episode[-1]]
-                texts = [last[k], *(text for j, text in enumerate(last) if j != k)]
+        last = [turn.text for turn in episodes[i][-1]]
+        return build(team[k].fit([last[k], *last[:k], *last[k + 1 :]], build))
 
-                def build(
-                    texts: Sequence[str], q: Question = q, agent: Player = agent, revision: PromptTemplate = revision
-                ) -> list[dict]:
-                    others = revision.separator.join(
-                        revision.response.replace("{number}", str(number)).replace("{text}", text)
-                        for number, text in enumerate(texts[1:], 1)
-                    )
-                    return agent.with_system(agent_messages(revision, q.text, own=texts[0], leader=others))
-
-                prompts.append(build(agent.fit(texts, build)))
-            columns.append([samples[0] for samples in agent.ask(prompts, round=t, seed=seed)])
-        for i, episode in enumerate(played):
-            episode.append([column[i] for column in columns])
-    return played
+    longest = max(config.debate_rounds, play.generations // len(team) if config.budgets else 0)
+    for t in range(1, longest):
+        for episode, turns in zip(episodes, ask_team(play, prompt, t)):
+            episode.append(turns)
+    for i, episode in enumerate(episodes):
+        costs = list(accumulate(episode))  # of lists: all turns up to each round
+        for budget, t in [*(("", t) for t in range(config.debate_rounds)), *play.affordable(i, costs)]:
+            play.record.elected(i, "debate", episode[t], costs[t], budget=budget, round=t)
+        play.record.transcript(i, "debate", costs[-1])
 
 
-def mixture_of_agents(
-    team: Sequence[Player],
-    aggregator: Player,
-    questions: Sequence[Question],
-    first: Sequence[Sequence[Turn]],
-    template: PromptTemplate,
-    *,
-    layers: int,
-    seed: int = 0,
-) -> list[list[list[Turn]]]:
-    """`[question][layer]`: the K responses of the layer, then what the aggregator makes of them."""
-    proposals = [list(turns) for turns in first]
-    played: list[list[list[Turn]]] = [[] for _ in questions]
-    for layer in range(layers):
-        if layer:
-            shown = _shown(proposals, questions, len(team), seed)
-            columns = []
-            for agent in team:
-                form = agent.template or template
-                proposer = replace(form, instruction_team=form.agent_instruction, system=form.agent_system)
-                prompts = []
-                for q, texts in zip(questions, shown, strict=True):
+def mixture_of_agents(play: Play) -> None:
+    """Layers of agents that see all responses of the layer before; the aggregator answers from the last."""
+    config, team, questions, aggregator = play.config, play.team, play.questions, play.aggregator
+    proposals, shown = play.first, []
+    episodes: list[list[list[Turn]]] = [[] for _ in questions]  # [question][layer]: responses, then the aggregator's
 
-                    def build(
-                        texts: Sequence[str],
-                        q: Question = q,
-                        agent: Player = agent,
-                        proposer: PromptTemplate = proposer,
-                    ) -> list[dict]:
-                        return agent.with_system(leader_messages(proposer, q.text, texts))
+    def prompt(k: int, i: int) -> list[dict]:
+        form = team[k].template or config.template
+        form = replace(form, instruction_team=form.agent_instruction, system=form.agent_system)
 
-                    prompts.append(build(agent.fit(texts, build)))
-                columns.append([samples[0] for samples in agent.ask(prompts, round=layer, seed=seed)])
-            proposals = [[column[i] for column in columns] for i in range(len(questions))]
-        shown = _shown(proposals, questions, len(team), seed)
-        pairs = zip(questions, shown, strict=True)
-        prompts = [aggregator.leader_prompt(template, q.text, texts) for q, texts in pairs]
-        for i, samples in enumerate(aggregator.ask(prompts, round=layer, seed=seed)):
-            played[i].append([*proposals[i], samples[0]])
-    return played
+        def build(texts: Sequence[str]) -> list[dict]:
+            return team[k].with_system(leader_messages(form, questions[i].text, texts))
+
+        return build(team[k].fit(shown[i], build))
+
+    longest = max(config.moa_layers, (play.generations - 1) // len(team) if config.budgets else 0)
+    for layer in range(longest):
+        proposals = ask_team(play, prompt, layer) if layer else proposals
+        orders = [shown_order(len(team), config.seed, question.id) for question in questions]
+        shown = [[turns[j].text for j in order] for turns, order in zip(proposals, orders)]
+        prompts = [aggregator.leader_prompt(config.template, q.text, texts) for q, texts in zip(questions, shown)]
+        outputs = aggregator.ask(prompts, round=layer, seed=config.seed)
+        for episode, turns, samples in zip(episodes, proposals, outputs):
+            episode.append([*turns, samples[0]])
+    for i, episode in enumerate(episodes):
+        # At depth t the earlier layers' proposals are used, but not what the aggregator would have made of them.
+        costs = [[turn for turns in episode[:t] for turn in turns[:-1]] + episode[t] for t in range(longest)]
+        for budget, t in [("", config.moa_layers - 1), *play.affordable(i, costs)]:
+            more = {"leader": aggregator.name, "round": t, "budget": budget}
+            play.record.output(i, "mixture_of_agents", costs[t], episode[t][-1], **more)
+        play.record.transcript(i, "mixture_of_agents", costs[-1], aggregator.name)
 
 
-def _shown(proposals: list[list[Turn]], questions: Sequence[Question], k: int, seed: int) -> list[list[str]]:
-    return [[turns[j].text for j in shown_order(k, seed, q.id)] for q, turns in zip(questions, proposals, strict=True)]
-
-
-def within_tokens(turns: Sequence[Turn], budget: int) -> list[Turn]:
-    """The first turns whose tokens, prompt and completion, add up to at most `budget`; always at least one."""
-    kept, spent = [], 0
-    for turn in turns:
-        spent += turn.prompt_tokens + turn.completion_tokens
-        if kept and spent > budget:
-            break
-        kept.append(turn)
-    return kept
+def ask_team(play: Play, prompt: Callable[[int, int], list[dict]], round: int) -> list[list[Turn]]:
+    """Every agent's turn on every question, `[question][agent]`; `prompt(k, i)`: agent k's prompt for question i."""
+    columns = [
+        agent.ask([prompt(k, i) for i in range(len(play.questions))], round=round, seed=play.config.seed)
+        for k, agent in enumerate(play.team)
+    ]
+    return [[samples[0] for samples in of_question] for of_question in zip(*columns)]

@@ -11,19 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, astuple
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from openrlhf_mlpo.engines import Completion, Outcomes
+from openrlhf_mlpo.engines import Completion, Outcomes, Sampling
+from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.rounds import Generate, Prompt
+from openrlhf_mlpo.text import readable
 
-FIELDS = ("text", "prompt_tokens", "completion_tokens", "finish_reason")  # of a Completion, in its order
+Answers = tuple[list[list[Completion]], float]  # [prompt][sample], and the seconds they took
 
 
 class Models:
@@ -37,87 +40,95 @@ class Models:
         """`batch`: prompts sent to an engine in one call; what a kill can lose. `store` None: nothing is kept."""
         self.store, self.max_engines, self.batch, self.progress = store, max_engines, batch, progress
         self._open: dict[str, Any] = {}
-        self.asked = self.reused = 0
+        self.asked = self.reused = self.damaged = 0
         self.outcomes: dict[str, Outcomes] = {}  # by player
         self._counted: set[str] = set()
         if store is not None:
-            store.mkdir(parents=True, exist_ok=True)
+            try:
+                store.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"--out {store.parent}: {error.strerror or error}") from None
 
     def generate(
-        self, name: str, make: Callable[[], Any], identity: dict, sampling: Any, *, kind: str = ""
+        self, name: str, make: Callable[[], Any], identity: dict, sampling: Sampling, *, kind: str = ""
     ) -> Generate:
         """A `Player.generate` for the engine that `make()` opens.
 
         `identity`: what makes it this model and no other. `kind`: of engine; what one kind has answered, another need
         not be asked, but they are not one engine.
         """
-        asked = asdict(sampling) if is_dataclass(sampling) else str(sampling)
-        engine = json.dumps([kind, identity], sort_keys=True, default=str)
+        outcomes = self.outcomes.setdefault(name, Outcomes(name))
 
-        def generate(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[list[list[Any]], float]:
-            done: list[list[Any]] = []
-            seconds = 0.0
+        def ask(prompts: list[Prompt], n: int, seed: int) -> Answers:
+            engine = self._engine(json.dumps([kind, identity], sort_keys=True, default=str), make)
+            with tqdm(total=len(prompts), desc=name, unit="prompt", disable=not self.progress, leave=False) as bar:
+                begun = time.perf_counter()
+                answers = engine.generate(prompts, n=n, seed=seed, sampling=sampling, on_done=lambda *_: bar.update())
+                return answers, time.perf_counter() - begun
+
+        def generate(prompts: Sequence[Prompt], n: int, seed: int) -> Answers:
+            done, seconds = [], 0.0
             for start in range(0, len(prompts), self.batch):
                 chunk = list(prompts[start : start + self.batch])
-                request = [identity, asked, n, seed, chunk]
-                key = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:32]
-                answered = self._load(key)
-                if answered is None:
-                    answered = self._ask(self._engine(engine, make), name, chunk, n, seed, sampling)
-                    self._save(key, name, answered)
-                    self.asked += len(chunk) * n
-                else:
+                asked = json.dumps([identity, asdict(sampling), n, seed, chunk], sort_keys=True, default=str)
+                request = hashlib.sha256(asked.encode()).hexdigest()[:32]
+                path = self.store and self.store / f"{request}.json"
+                answers = self._load(path, len(chunk), n)
+                if answers:
                     self.reused += len(chunk) * n
-                completions = [[Completion(*c) for c in samples] for samples in answered["completions"]]
-                if key not in self._counted:  # several methods ask for round 0
-                    self._counted.add(key)
-                    self.outcomes.setdefault(name, Outcomes(name)).add(chain.from_iterable(completions))
-                done += completions
-                seconds += answered["seconds"]
+                else:
+                    answers = ask(chunk, n, seed)
+                    self.asked += len(chunk) * n
+                    self._save(path, name, answers)
+                if request not in self._counted:  # several methods ask for round 0
+                    self._counted.add(request)
+                    outcomes.add(chain.from_iterable(answers[0]))
+                done += answers[0]
+                seconds += answers[1]
             return done, seconds
 
         return generate
 
-    def _ask(self, engine: Any, name: str, prompts: list[Prompt], n: int, seed: int, sampling: Any) -> dict:
-        with tqdm(total=len(prompts), desc=name, unit="prompt", disable=not self.progress, leave=False) as bar:
-            begun = time.perf_counter()
-            answers = engine.generate(prompts, n=n, seed=seed, sampling=sampling, on_done=lambda *_: bar.update())
-            seconds = time.perf_counter() - begun
-        completions = [[[getattr(c, field) for field in FIELDS] for c in samples] for samples in answers]
-        return {"seconds": seconds, "completions": completions}
+    def _load(self, path: Path | None, prompts: int, n: int) -> Answers | None:
+        """Stored answers; None when there are none, or none that are whole."""
+        try:
+            if path is None or not path.exists():
+                return None
+            stored = json.loads(path.read_bytes())
+            answers = [[Completion(*fields) for fields in samples] for samples in stored["completions"]]
+            if [len(samples) for samples in answers] == [n] * prompts:
+                return answers, float(stored["seconds"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            pass  # whatever half a file, or another program's, leads to
+        self.damaged += 1
+        return None
 
-    def _engine(self, engine: str, make: Callable[[], Any]) -> Any:
-        if engine in self._open:
-            return self._open[engine]
-        if self.max_engines < 0:
-            from openrlhf_mlpo.cpu import use_cpu
+    def _save(self, path: Path | None, name: str, answers: Answers) -> None:
+        if path is not None:
+            completions = [[astuple(c) for c in samples] for samples in answers[0]]
+            write_whole(path, [json.dumps({"player": name, "seconds": answers[1], "completions": completions})])
 
-            # vLLM takes most of a GPU's memory for one engine, so there the models take turns unless told otherwise.
-            self.max_engines = 0 if use_cpu() else 1
-        if self.max_engines and len(self._open) >= self.max_engines:
-            # All, not the oldest: models are asked in turn, so the oldest is the next one wanted, and closing one vLLM
-            # engine takes down the process groups of those beside it.
-            self.close()
-        self._open[engine] = make()
-        return self._open[engine]
+    def _engine(self, key: str, make: Callable[[], Any]) -> Any:
+        if key not in self._open:
+            if self.max_engines < 0:
+                from openrlhf_mlpo.cpu import use_cpu
 
-    def _load(self, key: str) -> dict | None:
-        if self.store is None or not (path := self.store / f"{key}.json").is_file():
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def _save(self, key: str, name: str, answered: dict) -> None:
-        if self.store is None:
-            return
-        # Written whole, then renamed: a kill leaves the old state or the new one, never half a file.
-        part = self.store / f"{key}.{os.getpid()}.part"
-        part.write_text(json.dumps({"player": name, **answered}), encoding="utf-8")
-        part.replace(self.store / f"{key}.json")
+                # vLLM takes most of a GPU's memory for one engine, so there models take turns by default.
+                self.max_engines = 0 if use_cpu() else 1
+            if self.max_engines and len(self._open) >= self.max_engines:
+                # All, not the oldest: models are asked in turn, so the oldest is the next one wanted, and closing one
+                # vLLM engine takes down the process groups of those beside it.
+                self.close()
+            self._open[key] = make()
+        return self._open[key]
 
     def report(self) -> None:
-        """Name the empty responses of each player and why they are empty."""
+        """Print each player's empty responses with their reasons, damaged files, and how much was generated."""
         for outcomes in self.outcomes.values():
             outcomes.report()
+        if self.damaged:
+            print(f"note: {self.damaged} damaged files in {self.store} were not used: asked again", file=sys.stderr)
+        print(f"{self.asked} generations made, {self.reused} reused from {self.store}")
 
     def close(self) -> None:
         """Close all engines; safe to call twice."""
@@ -129,3 +140,18 @@ class Models:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write a file under another name, then rename it: a kill leaves the old file or the new one, never half of one.
+
+    Raises UserError when it cannot be written. Lone surrogates are replaced.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(map(readable, lines))
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -1,247 +1,174 @@
-"""The methods an evaluation compares, each as rows `{question, method, answer, correct, cost}` plus transcripts.
+"""The methods that an evaluation compares: `METHODS`, by name, one function each.
 
-`run_methods` is the whole list. Costs are what the method would use on its own, also where generations were shared.
+A method takes all questions through a `Play` and records a row per question (leader_team and debate: per round). A
+row's cost is what the method would use on its own, also where its generations are shared with others.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
-from eval.play.baselines import debate, mixture_of_agents, within_tokens
-from eval.play.recorder import Judge, Recorder, settled
+from eval.play.baselines import debate, mixture_of_agents
+from eval.play.recorder import tokens
+from eval.play.state import BUDGETS, LEADER_METHODS, Config, Play, deepest
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, PromptTemplate
 from openrlhf_mlpo.questions import Question
-from openrlhf_mlpo.rounds import Player, Turn, leader_solo, leader_team, team_answers
+from openrlhf_mlpo.rounds import Player, Turn
 
-METHODS = (
-    "leader_team",
-    "leader_solo",
-    "leader_vote",
-    "agent",
-    "majority_vote",
-    "best_agent",
-    "debate",
-    "mixture_of_agents",
-    "oracle",
-)
-LEADER_METHODS = ("leader_team", "leader_solo", "leader_vote")
-BUDGETS = ("generations", "tokens")
-MOST_SAMPLES = 8
-
-
-@dataclass(frozen=True)
-class Config:
-    """What `run_methods` needs to know; the command line's flags, checked."""
-
-    methods: tuple[str, ...]
-    rounds: int = 1
-    template: PromptTemplate = BUILTIN_TEMPLATES["chat"]
-    seed: int = 0
-    early_stop: bool = False
-    vote_samples: int = 0  # 0: as many as leader_team's generations
-    debate_rounds: int = 2
-    moa_layers: int = 2
-    budgets: tuple[str, ...] = ()
-    leader_methods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # leader: only these of LEADER_METHODS
-
-    def plays(self, leader: str, method: str) -> bool:
-        return method in self.methods and method in self.leader_methods.get(leader, LEADER_METHODS)
+__all__ = ["BUDGETS", "LEADER_METHODS", "METHODS", "Config", "run_methods"]
+MOST_SAMPLES = 8  # times the generations of leader_team: what a vote may draw to fill a budget of tokens
 
 
 def run_methods(
-    config: Config,
-    team: Sequence[Player],
-    leaders: Sequence[Player],
-    questions: Sequence[Question],
-    *,
-    samplers: Mapping[str, Player] | None = None,
-    aggregator: Player | None = None,
-    pool: Path | None = None,
+    config: Config, team: Sequence[Player], leaders: Sequence[Player], questions: Sequence[Question], **more: Any
 ) -> tuple[list[dict], list[dict], dict]:
-    """Rows, transcripts, and notes for the manifest. `samplers`: leaders by name at a temperature, for leader_vote."""
-    judge, notes, seed, template = Judge(), {}, config.seed, config.template
-    singles = team_answers(team, questions, template, seed=seed) if team else [[] for _ in questions]
-    first = [[samples[0] for samples in agents] for agents in singles]
-    rec = Recorder(questions, judge, first, seed)
-    wants, everyone = config.methods, range(len(questions))
-    generations = config.rounds * (len(team) + 1)
-    spent: dict[int, int] = {}  # tokens of the first leader's leader_team, per question: the budget "tokens"
+    """Rows, transcripts, and notes for the manifest, of all methods of `config`; `more`: see `Play`.
 
-    for i in everyone if team else ():
-        rec.transcript(i, "agent", first[i])
-    if "agent" in wants:
-        for k, agent in enumerate(team):
-            for i in everyone:
-                rec.output(i, "agent", [first[i][k]], first[i][k], agent=agent.name)
-    if "best_agent" in wants:
-        best, notes["best_agent"] = choose_best(team, questions, first, judge, pool)
-        for i in everyone:
-            rec.output(i, "best_agent", [first[i][best]], first[i][best], agent=team[best].name)
-    if "majority_vote" in wants:
-        for i in everyone:
-            rec.elected(i, "majority_vote", first[i])
-    if "oracle" in wants:
-        for i in everyone:
-            right = [turn for turn in first[i] if judge(questions[i], turn.text).correct]
-            rec.row(i, "oracle", first[i], judge(questions[i], right[0].text).answer if right else None, bool(right))
-
-    playing = [leader for leader in leaders if config.plays(leader.name, "leader_team")]
-    played = {}
-    if playing:
-        stop = settled if config.early_stop else None
-        played = leader_team(team, playing, questions, template, rounds=config.rounds, seed=seed, settled=stop)
-    for leader in playing:
-        for i, rounds in enumerate(played[leader.name]):
-            turns: list[Turn] = []
-            for t in range(config.rounds):
-                if t < len(rounds):
-                    turns += [*rounds[t].responses, rounds[t].output]
-                now = rounds[min(t, len(rounds) - 1)]  # a question settled early keeps its answer
-                state = rec.team_state(questions[i], now.responses)
-                rec.output(
-                    i, "leader_team", turns, now.output, leader=leader.name, leading=leader.name, round=t,
-                    played=len(rounds), n_correct_now=state["n_correct_agents"], majority_now=state["majority_correct"],
-                )  # fmt: skip
-            if leader is playing[0]:
-                spent[i] = sum(turn.prompt_tokens + turn.completion_tokens for turn in turns)
-            rec.transcript(i, "leader_team", turns, leader.name)
-
-    for leader in leaders:
-        if config.plays(leader.name, "leader_solo"):
-            for i, samples in enumerate(leader_solo(leader, questions, template, seed=seed)):
-                rec.output(i, "leader_solo", samples, samples[0], leader=leader.name)
-                rec.transcript(i, "leader_solo", samples, leader.name)
-    for leader in leaders:
-        if config.plays(leader.name, "leader_vote"):
-            n = config.vote_samples or generations
-            sampler = (samplers or {}).get(leader.name, leader)
-
-            def draw(n: int, sampler: Player = sampler) -> list[list[Turn]]:
-                return leader_solo(sampler, questions, template, n=n, seed=seed)
-
-            for i, samples in enumerate(draw(n)):
-                rec.elected(i, "leader_vote", samples, leader=leader.name)
-                rec.transcript(i, "leader_vote", samples, leader.name)
-            equal_votes(rec, "leader_vote", draw, config.budgets, generations, spent, leader=leader.name)
-    if "majority_vote" in wants and config.budgets:
-
-        def draw(n: int) -> list[list[Turn]]:
-            each = -(-n // len(team))
-            drawn = team_answers(team, questions, template, n=each, seed=seed)
-            # Sample by sample around the team, so that any cut leaves each agent its fair share.
-            return [[agents[k][s] for s in range(each) for k in range(len(team))] for agents in drawn]
-
-        equal_votes(rec, "majority_vote", draw, config.budgets, generations, spent)
-
-    if "debate" in wants:
-        longest = max(config.debate_rounds, generations // len(team) if config.budgets else 0)
-        episodes = debate(team, questions, first, template, rounds=longest, seed=seed)
-        costs = [[[turn for turns in ep[: t + 1] for turn in turns] for t in range(longest)] for ep in episodes]
-        for i, ep in enumerate(episodes):
-            for t in range(config.debate_rounds):
-                rec.elected(i, "debate", ep[t], costs[i][t], round=t)
-            for budget, t in fits(config.budgets, costs[i], generations, spent.get(i)):
-                rec.elected(i, "debate", ep[t], costs[i][t], budget=budget, round=t)
-            rec.transcript(i, "debate", costs[i][-1])
-    if "mixture_of_agents" in wants:
-        longest = max(config.moa_layers, (generations - 1) // len(team) if config.budgets else 0)
-        episodes = mixture_of_agents(team, aggregator, questions, first, template, layers=longest, seed=seed)
-        for i, ep in enumerate(episodes):
-            # At depth t the earlier layers' proposals are used, but not what the aggregator would have made of them.
-            costs = [[turn for turns in ep[:t] for turn in turns[:-1]] + ep[t] for t in range(longest)]
-            more = {"leader": aggregator.name, "leading": aggregator.name}
-            t = config.moa_layers - 1
-            rec.output(i, "mixture_of_agents", costs[t], ep[t][-1], round=t, **more)
-            for budget, t in fits(config.budgets, costs, generations, spent.get(i)):
-                rec.output(i, "mixture_of_agents", costs[t], ep[t][-1], round=t, budget=budget, **more)
-            rec.transcript(i, "mixture_of_agents", costs[-1], aggregator.name)
-    return rec.rows, rec.transcripts, notes
-
-
-def equal_votes(
-    rec: Recorder,
-    method: str,
-    draw: Callable[[int], list[list[Turn]]],
-    budgets: Sequence[str],
-    generations: int,
-    spent: Mapping[int, int],
-    **more: Any,
-) -> None:
-    """Votes of as many samples as leader_team makes generations, or as fit in the tokens it took on that question.
-
-    `draw(n)` gives at least n samples per question. How many a budget of tokens needs is estimated from what those of
-    the other budget cost, with a quarter to spare, up to `MOST_SAMPLES` times the generations.
+    Raises UserError when a method lacks what it needs.
     """
-    if not budgets:
-        return
-    drawn = draw(generations)
-    if "generations" in budgets:
-        for i, samples in enumerate(drawn):
-            rec.elected(i, method, samples[:generations], budget="generations", **more)
-    if "tokens" in budgets:
-        made = [turn.prompt_tokens + turn.completion_tokens for samples in drawn for turn in samples]
-        wanted = 1.25 * (sum(spent.values()) / len(spent)) / max(1.0, sum(made) / len(made))
-        n = min(math.ceil(wanted), MOST_SAMPLES * generations)
-        for i, samples in enumerate(draw(n) if n > len(drawn[0]) else drawn):
-            rec.elected(i, method, within_tokens(samples, spent[i]), budget="tokens", **more)
+    config.check_budget(leader.name for leader in leaders)
+    play = Play(config, team, leaders, questions, **more)
+    for i, turns in enumerate(play.first if team else ()):
+        play.record.transcript(i, "agent", turns)
+    for name, method in METHODS.items():
+        if name in config.methods:
+            method(play)
+    return play.record.rows, play.record.transcripts, play.notes
 
 
-def fits(budgets: Sequence[str], costs: Sequence[Sequence[Turn]], generations: int, tokens: int | None) -> list:
-    """For each budget, the deepest step whose cumulated turns stay within it; the first step always may."""
-    found = []
-    for budget in budgets:
-        sizes = [
-            len(turns) if budget == "generations" else sum(t.prompt_tokens + t.completion_tokens for t in turns)
-            for turns in costs
-        ]
-        limit = generations if budget == "generations" else tokens
-        found.append((budget, max((t for t, size in enumerate(sizes) if size <= limit), default=0)))
-    return found
+def agent(play: Play) -> None:
+    """Each agent's first response."""
+    for player in play.team:
+        record_agents(play, "agent", [player.name] * len(play.questions))
 
 
-def choose_best(team, questions, first, judge: Judge, pool: Path | None) -> tuple[int, dict]:
-    """The index of the agent that is most often right: in the pool if one is given, else on these very questions, which
-    makes it the harder baseline (no one could have known). Ties go to the first in the team file."""
-    if pool is None:
-        rates = [
-            sum(judge(q, turns[k].text).correct for q, turns in zip(questions, first, strict=True))
-            / max(1, len(questions))
-            for k in range(len(team))
-        ]
-        chosen_on = "the evaluated questions"
-    else:
-        right, seen = pool_rates(pool)
-        if missing := [agent.name for agent in team if not seen[agent.name]]:
-            raise UserError(
-                f"--pool {pool} holds no responses of agent {missing[0]!r}; it has {', '.join(sorted(seen))}"
-            )
-        rates = [right[agent.name] / seen[agent.name] for agent in team]
-        chosen_on = "the pool"
-    best = max(range(len(team)), key=lambda k: rates[k])
-    return best, {
-        "name": team[best].name,
-        "chosen_on": chosen_on,
-        "rates": {a.name: r for a, r in zip(team, rates, strict=True)},
-    }
+def best_agent(play: Play) -> None:
+    """The agent that is most often right in the pool if one is given, else on these very questions, which makes it the
+    harder baseline (no one could have known). Ties go to the first in the team file."""
+    chosen_on = "the pool" if play.pool else "the evaluated questions"
+    rates = play.pool.rates([player.name for player in play.team]) if play.pool else first_rates(play)
+    best = max(rates, key=rates.__getitem__)
+    play.notes["best_agent"] = {"name": best, "chosen_on": chosen_on, "rates": rates}
+    record_agents(play, "best_agent", [best] * len(play.questions))
 
 
-def pool_rates(pool: Path) -> tuple[Counter, Counter]:
-    """Right and all responses per agent of a pool. Raises UserError when the folder is no pool."""
-    import pyarrow.parquet as pq
+def first_rates(play: Play) -> dict[str, float]:
+    """How often each agent's first response is right."""
+    right = [
+        [play.record.judge(question, turn.text).correct for turn in turns]
+        for question, turns in zip(play.questions, play.first)
+    ]
+    return {player.name: sum(column) / len(column) for player, column in zip(play.team, zip(*right))}
 
-    files = sorted(Path(pool).glob("data/*.parquet"))
-    if not files:
-        raise UserError(f"--pool {pool}: no data/*.parquet in it; name the folder that sample_team wrote")
-    right, seen = Counter(), Counter()
-    for file in files:
-        for responses in pq.read_table(file, columns=["responses"]).column("responses").to_pylist():
-            for response in responses:
-                seen[response["agent"]] += 1
-                right[response["agent"]] += bool(response["correct"])
-    return right, seen
+
+def router(play: Play) -> None:
+    """The agent that is most often right in the pool on questions of the same kind, which takes no model at all.
+
+    A kind that the pool lacks gets the agent that is best over the whole pool.
+    """
+    if play.pool is None:
+        raise UserError("the method router needs --pool POOL, from which it reads the best agent of each kind")
+    names, best = [player.name for player in play.team], {}
+    play.notes["router"] = []
+    for kind in dict.fromkeys((question.task, question.subtask) for question in play.questions):
+        of_kind = play.pool.rates(names, kind)
+        rates = of_kind or play.pool.rates(names)
+        best[kind] = max(rates, key=rates.__getitem__)
+        play.notes["router"].append({"task": kind[0], "subtask": kind[1], "agent": best[kind], "rates": of_kind})
+    record_agents(play, "router", [best[question.task, question.subtask] for question in play.questions])
+
+
+def record_agents(play: Play, method: str, names: Sequence[str]) -> None:
+    """A row per question whose answer is the first response of the agent with that name."""
+    place = {player.name: k for k, player in enumerate(play.team)}
+    for i, name in enumerate(names):
+        turn = play.first[i][place[name]]
+        play.record.output(i, method, [turn], turn, agent=name)
+
+
+def majority_vote(play: Play) -> None:
+    """The answer that most agents give; with a budget also the vote of as many samples as it allows."""
+    for i, turns in enumerate(play.first):
+        play.record.elected(i, "majority_vote", turns)
+
+    def draw(n: int) -> list[list[Turn]]:
+        # Sample by sample around the team, so that any cut leaves each agent its fair share.
+        drawn = play.team_samples(-(-n // len(play.team)))
+        return [[turn for turns in zip(*agents) for turn in turns] for agents in drawn]
+
+    equal_votes(play, "majority_vote", draw)
+
+
+def oracle(play: Play) -> None:
+    """Right where any agent is: what choosing among the first responses can reach."""
+    for i, (question, turns) in enumerate(zip(play.questions, play.first)):
+        verdicts = [play.record.judge(question, turn.text) for turn in turns]
+        right = [verdict.answer for verdict in verdicts if verdict.correct]
+        play.record.row(i, "oracle", turns, right[0] if right else None, bool(right))
+
+
+def leader_team(play: Play) -> None:
+    """The leader with its team, round by round."""
+    for leader in play.playing("leader_team"):
+        for i, (question, episode) in enumerate(zip(play.questions, play.rounds[leader.name])):
+            turns: list[Turn] = []
+            for t in range(play.config.rounds):
+                if t < len(episode):
+                    turns += [*episode[t].responses, episode[t].output]
+                now = episode[min(t, len(episode) - 1)]  # a question settled early keeps its answer
+                state = play.record.team_state(question, now.responses)
+                play.record.output(
+                    i, "leader_team", turns, now.output, leader=leader.name, round=t, played=len(episode),
+                    n_correct_now=state["n_correct_agents"], majority_now=state["majority_correct"],
+                    follows=play.record.judge.follows(question, now.responses, now.output),
+                )  # fmt: skip
+            play.record.transcript(i, "leader_team", turns, leader.name)
+
+
+def leader_solo(play: Play) -> None:
+    """The leader alone, one output."""
+    for leader in play.playing("leader_solo"):
+        for i, samples in enumerate(play.solo(leader)):
+            play.record.output(i, "leader_solo", samples, samples[0], leader=leader.name)
+            play.record.transcript(i, "leader_solo", samples, leader.name)
+
+
+def leader_vote(play: Play) -> None:
+    """The leader alone, several samples that vote (self-consistency)."""
+    for leader in play.playing("leader_vote"):
+        sampler = play.samplers.get(leader.name, leader)
+        for i, samples in enumerate(play.solo(sampler, play.config.vote_samples or play.generations)):
+            play.record.elected(i, "leader_vote", samples, leader=leader.name)
+            play.record.transcript(i, "leader_vote", samples, leader.name)
+        equal_votes(play, "leader_vote", lambda n, sampler=sampler: play.solo(sampler, n), leader=leader.name)
+
+
+METHODS: dict[str, Callable[[Play], None]] = {
+    method.__name__: method
+    for method in (
+        agent, best_agent, router, majority_vote, oracle, leader_team, leader_solo, leader_vote, debate,
+        mixture_of_agents,
+    )
+}  # fmt: skip
+
+
+def equal_votes(play: Play, method: str, draw: Callable[[int], list[list[Turn]]], **more: Any) -> None:
+    """Votes of as many samples as each budget allows on each question.
+
+    `draw(n)` gives at least n samples per question. How many a budget of tokens needs is estimated from what as many
+    samples as leader_team's generations cost, with a quarter to spare.
+    """
+    drawn = draw(play.generations) if play.config.budgets else []
+    for budget in play.config.budgets:
+        limits, samples = play.limits[budget], drawn
+        if budget == "tokens":
+            mean = sum(map(tokens, drawn)) / sum(map(len, drawn))
+            wanted = math.ceil(1.25 * sum(limits) / len(limits) / max(1.0, mean))
+            if wanted > len(drawn[0]):
+                samples = draw(min(wanted, MOST_SAMPLES * play.generations))
+        for i, turns in enumerate(samples):
+            sizes = accumulate(BUDGETS[budget]([turn]) for turn in turns)
+            play.record.elected(i, method, turns[: 1 + deepest(sizes, limits[i])], budget=budget, **more)

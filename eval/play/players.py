@@ -3,67 +3,54 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from eval.play.calls import Models
-from eval.play.methods import Config
+from eval.play.state import Config
+from openrlhf_mlpo.engines import Sampling, make_engine
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.models import context_length, open_tokenizer
 from openrlhf_mlpo.prompts.renderer import MIN_RESPONSE_TOKENS, PromptRenderer
-from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.questions import Question
-from openrlhf_mlpo.rounds import Player
+from openrlhf_mlpo.rounds import Player, agent_player
+from openrlhf_mlpo.team import Agent
 
 
 class Players:
-    """`team`, `leaders` and `samplers` (leaders at `--vote_temperature`), over one set of engines."""
+    """`team`, `leaders` and `samplers` (leaders at `--vote_temperature`), over one set of engines.
+
+    `leaders`: models by name; `args.engine_args`: their engines' settings by name, as `options.check` leaves them.
+    """
 
     def __init__(
-        self, args: argparse.Namespace, config: Config, agents: Sequence[Any], leaders: Mapping[str, str], store: Path
+        self, args: argparse.Namespace, config: Config, agents: Sequence[Agent], leaders: Mapping[str, str], store: Path
     ):
-        from openrlhf_mlpo.engines import Sampling
-        from openrlhf_mlpo.team import Agent
-
         self.args, self.config = args, config
         self.models = Models(store, max_engines=args.max_engines, batch=args.batch)
-        self.team = [self._agent(agent, Sampling) for agent in agents]
-        try:
-            engine_args = json.loads(args.engine_args)
-        except json.JSONDecodeError as error:
-            raise UserError(f"--engine_args is not JSON: {error}") from None
+        self.team = [self._agent(agent) for agent in agents]
         self.leaders: list[Player] = []
         self.samplers: dict[str, Player] = {}
         for name, model in leaders.items():
             engine, model = split_engine(model)
-            settings = {} if engine == "callable" else engine_args
-            as_agent = Agent(name=name, model=model, engine=engine, engine_args=settings)
-            greedy = Sampling(temperature=args.temperature, max_tokens=args.max_new_tokens)
-            leader = self._player(as_agent, greedy)
-            leader.show = args.show
-            if leader.tokenizer is not None:
-                budget = leader.max_prompt_tokens
-                leader.renderer = PromptRenderer(leader.tokenizer, config.template, budget, show=args.show)
-            self.leaders.append(leader)
+            agent = Agent(name=name, model=model, engine=engine, engine_args=args.engine_args.get(name, {}))
+            self.leaders.append(self._leader(agent, args.temperature))
             if config.plays(name, "leader_vote"):
-                drawn = Sampling(temperature=args.vote_temperature, max_tokens=args.max_new_tokens)
-                self.samplers[name] = self._player(as_agent, drawn)
-                self.samplers[name].renderer, self.samplers[name].show = leader.renderer, leader.show
+                self.samplers[name] = self._leader(agent, args.vote_temperature)
 
     def check_fit(self, questions: Sequence[Question], drop: bool) -> list[Question]:
         """The questions that fit every leader's prompt, found before an engine starts.
 
         Raises UserError for the first that does not fit, or with `drop` leaves it out.
         """
-        kept = []
         long = "x " * 2 * MIN_RESPONSE_TOKENS  # the renderer asks for room for this many tokens of every text
+        responses, last_output = [long] * len(self.team), long if self.team and self.config.rounds > 1 else None
+        kept = []
         for question in questions:
             try:
                 for leader in self.leaders:
                     if leader.renderer is not None:
-                        leader.renderer.render(question.text, [long] * len(self.team), long)
+                        leader.renderer.render(question.text, responses, last_output)
             except UserError:
                 if not drop:
                     raise UserError(
@@ -75,41 +62,37 @@ class Players:
             kept.append(question)
         return kept
 
-    def leader(self, name: str) -> Player | None:
-        return next((leader for leader in self.leaders if leader.name == name), None)
-
-    def _agent(self, agent: Any, Sampling: type) -> Player:
+    def _agent(self, agent: Agent) -> Player:
         settings = {"max_tokens": self.args.max_new_tokens, **agent.sampling}
-        player = self._player(agent, Sampling.from_dict(settings, f"agent {agent.name}: sampling"))
-        player.template = load_template(agent.prompt) if agent.prompt else None
-        player.system = agent.system
+        return self._player(agent, Sampling.from_dict(settings, f"agent {agent.name}: sampling"))
+
+    def _leader(self, agent: Agent, temperature: float) -> Player:
+        settings = agent.engine_args
+        known = settings.get("base_url") or os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_KEY")
+        if agent.engine == "openai" and not (known or settings.get("api_key_env")):
+            raise UserError(
+                f"--leader {agent.name}=openai:{agent.model}: where is it served? Give --engine_args "
+                f'\'{agent.name}={{"base_url": "http://HOST:PORT/v1"}}\', or set OPENAI_API_KEY for OpenAI\'s own'
+            )
+        player = self._player(agent, Sampling(temperature=temperature, max_tokens=self.args.max_new_tokens))
+        player.show = self.args.show
+        if player.tokenizer is not None:
+            more = {"chat_template_kwargs": player.chat_template_kwargs} if player.chat_template_kwargs else {}
+            room = player.max_prompt_tokens
+            player.renderer = PromptRenderer(player.tokenizer, self.config.template, room, show=player.show, **more)
         return player
 
-    def _player(self, agent: Any, sampling: Any) -> Player:
-        from openrlhf_mlpo.engines import make_engine
-
+    def _player(self, agent: Agent, sampling: Sampling) -> Player:
         known = agent.identity()
         identity = {key: known[key] for key in ("model", "engine_args", "files")}
         generate = self.models.generate(agent.name, lambda: make_engine(agent), identity, sampling, kind=agent.engine)
-        about = {"model": agent.model, "engine": agent.engine, "sampling": sampling.as_dict()}
-        player = Player(agent.name, generate, about=about)
-        if agent.engine in ("vllm", "ray"):
-            player.tokenizer = open_tokenizer(agent.model, f"{agent.name}: model")
-            context = context_length(agent.model, agent.engine_args, f"{agent.name}: model")
-            player.max_prompt_tokens = self.args.max_prompt_tokens or context - sampling.max_tokens
-            if player.max_prompt_tokens < 1:
-                raise UserError(
-                    f"{agent.name}: max_new_tokens {sampling.max_tokens} leaves nothing of the model's context of "
-                    f"{context} tokens for a prompt; lower --max_new_tokens"
-                )
-        return player
+        return agent_player(agent, generate, sampling, max_prompt_tokens=self.args.max_prompt_tokens)
 
     def __enter__(self) -> Players:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.models.close()
-        self.models.report()
 
 
 def split_engine(model: str) -> tuple[str, str]:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from eval.play.backtracking import revises
-from eval.play.baselines import vote
 from openrlhf_mlpo.questions import Question, majority
 from openrlhf_mlpo.rounds import Turn
-from openrlhf_mlpo.verify import Verdict, extract_answer
+from openrlhf_mlpo.verify import Verdict
+
+
+def vote(answers: Sequence[str | None], keys: Sequence[str | None], seed: int, question_id: str) -> str | None:
+    """The answer most often given, counted by `keys` (`Question.key`); None does not vote.
+
+    A tie goes to one of the tied, chosen by (seed, question): neither the first agent nor the alphabet is favoured.
+    """
+    counts = Counter(key for key in keys if key is not None)
+    if not counts:
+        return None
+    tied = sorted(key for key, count in counts.items() if count == max(counts.values()))
+    return answers[list(keys).index(random.Random(f"vote/{seed}/{question_id}").choice(tied))]
 
 
 class Judge:
@@ -24,6 +37,10 @@ class Judge:
             self._verdicts[key] = question.verify(text)
         return self._verdicts[key]
 
+    def key(self, question: Question, text: str) -> str | None:
+        """The form in which the answer of a text is compared; None when it gives none."""
+        return question.key(self(question, text).answer)
+
     def elect(self, question: Question, turns: Sequence[Turn], seed: int) -> tuple[str | None, bool]:
         """The answer that these turns vote for, and whether it is right."""
         verdicts = [self(question, turn.text) for turn in turns]
@@ -36,11 +53,19 @@ class Judge:
         verdicts = [self(question, turn.text) for turn in turns]
         return majority([question.key(v.answer) for v in verdicts], [bool(v.correct) for v in verdicts])
 
+    def follows(self, question: Question, responses: Sequence[Turn], output: Turn) -> list[str]:
+        """The agents whose answer the leader's output gives, in team order; none where it gives no answer."""
+        key = self.key(question, output.text)
+        return [turn.player for turn in responses if key is not None and self.key(question, turn.text) == key]
 
-def settled(question: Question, last: str, now: str) -> bool:
-    """Whether two outputs give the same answer; two without one are not settled."""
-    keys = [question.key(extract_answer(text)) for text in (last, now)]
-    return keys[0] is not None and keys[0] == keys[1]
+    def settled(self, question: Question, last: str, now: str) -> bool:
+        """Whether two outputs give the same answer; two without one are not settled."""
+        return self.key(question, last) is not None and self.key(question, last) == self.key(question, now)
+
+
+def tokens(turns: Sequence[Turn]) -> int:
+    """Prompt and completion tokens of some turns."""
+    return sum(turn.prompt_tokens + turn.completion_tokens for turn in turns)
 
 
 class Recorder:
@@ -53,49 +78,35 @@ class Recorder:
         self.initial = [self.team_state(q, turns) for q, turns in zip(questions, first, strict=True)]
 
     def team_state(self, question: Question, responses: Sequence[Turn]) -> dict:
+        """How many responses are right and whether the majority is; None for both without a team."""
         if not responses:
             return {"n_correct_agents": None, "majority_correct": None}
         right = sum(self.judge(question, turn.text).correct for turn in responses)
         return {"n_correct_agents": right, "majority_correct": self.judge.majority(question, responses)}
 
     def row(self, i: int, method: str, turns: Sequence[Turn], answer: str | None, correct: bool, **more: Any) -> None:
-        """`turns`: all that the method used for this answer; they are its cost.
+        """`turns`: all that the method used for this answer; they are its cost. `more` replaces or adds columns.
 
         `steps` counts model calls that must follow each other and `serial_tokens` the tokens generated along the
         longest of them: latency without the machine. `seconds` is this machine's share of batched time.
         """
-        q = self.questions[i]
-        prompt = sum(turn.prompt_tokens for turn in turns)
-        completion = sum(turn.completion_tokens for turn in turns)
-        longest: dict[tuple[int, bool], int] = {}
-        leading = more.pop("leading", "")
+        q, longest = self.questions[i], {}
         for turn in turns:
-            key = (turn.round, turn.player == leading)
-            longest[key] = max(longest.get(key, 0), turn.completion_tokens)
-        self.rows.append(
-            {
-                "id": q.id,
-                "task": q.task,
-                "subtask": q.subtask,
-                "method": method,
-                "leader": more.pop("leader", ""),
-                "agent": more.pop("agent", ""),
-                "round": more.pop("round", None),
-                "budget": more.pop("budget", ""),
-                "answer": answer,
-                "correct": bool(correct),
-                "formatted": more.pop("formatted", None),
-                "prompt_tokens": prompt,
-                "completion_tokens": completion,
-                "tokens": prompt + completion,
-                "generations": len(turns),
-                "steps": len(longest),
-                "serial_tokens": sum(longest.values()),
-                "seconds": round(sum(turn.seconds for turn in turns), 6),
-                **self.initial[i],
-                **more,
-            }
-        )
+            step = (turn.round, turn.player == more.get("leader"))
+            longest[step] = max(longest.get(step, 0), turn.completion_tokens)
+        row = {"id": q.id, "task": q.task, "subtask": q.subtask, "method": method}
+        row |= {"leader": "", "agent": "", "round": None, "budget": ""}
+        row |= {"answer": answer, "correct": bool(correct), "formatted": None}
+        row |= {
+            "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
+            "completion_tokens": sum(turn.completion_tokens for turn in turns),
+            "tokens": tokens(turns),
+            "generations": len(turns),
+            "steps": len(longest),
+            "serial_tokens": sum(longest.values()),
+            "seconds": round(sum(turn.seconds for turn in turns), 6),
+        }
+        self.rows.append(row | self.initial[i] | more)
 
     def output(self, i: int, method: str, turns: Sequence[Turn], output: Turn, **more: Any) -> None:
         """A row whose answer is what `output` says."""
@@ -109,16 +120,10 @@ class Recorder:
         self.row(i, method, turns or voters, *self.judge.elect(self.questions[i], voters, self.seed), **more)
 
     def transcript(self, i: int, method: str, turns: Sequence[Turn], leader: str = "") -> None:
-        q = self.questions[i]
-        told = []
+        """Every message of one question, each with its answer and verdict."""
+        q, messages = self.questions[i], []
         for turn in turns:
             verdict = self.judge(q, turn.text)
-            told.append({**turn.__dict__, "answer": verdict.answer, "correct": bool(verdict.correct)})
-        head = {
-            "id": q.id,
-            "task": q.task,
-            "subtask": q.subtask,
-            "question": q.text,
-            "gold": q.answer,
-        }
-        self.transcripts.append({**head, "method": method, "leader": leader, "turns": told})
+            messages.append({**turn.__dict__, "answer": verdict.answer, "correct": bool(verdict.correct)})
+        head = {"id": q.id, "task": q.task, "subtask": q.subtask, "question": q.text, "gold": q.answer}
+        self.transcripts.append({**head, "method": method, "leader": leader, "turns": messages})

@@ -26,23 +26,17 @@ from eval.play.calls import Models
 from eval.play.methods import Config
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
+from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player, leader_team
 
 
-def questions(n: int) -> list[dict]:
-    return [
-        {
-            "id": f"q{i}",
-            "task": "bbh",
-            "subtask": "boolean_expressions",
-            "question": " ".join(
-                ["not"] * (i % 3) + ["True", "and" if i % 2 else "or", "False"] * (1 + i % 4) + ["is"]
-            ),
-            "answer": "True" if i % 2 else "False",
-            "choices": [],
-        }
-        for i in range(n)
-    ]
+def questions(n: int) -> list[Question]:
+    questions = []
+    for i in range(n):
+        words = ["not"] * (i % 3) + ["True", "and" if i % 2 else "or", "False"] * (1 + i % 4) + ["is"]
+        gold = "True" if i % 2 else "False"
+        questions.append(Question(f"q{i}", "bbh", " ".join(words), gold, "boolean_expressions"))
+    return questions
 
 
 def main() -> None:
