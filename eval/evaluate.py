@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(__doc__, argv)
     leader_models, config, sizes = check(args)
     from eval.play.players import Players
-    from openrlhf_mlpo.sources import load_questions
+    from openrlhf_mlpo.sources import load_questions, parse_columns
     from openrlhf_mlpo.team import load_team
 
     agents = load_team(args.team) if args.team else []
@@ -102,11 +102,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--team_size {max(sizes)}: {args.team} has {len(agents)} agents")
     if clash := sorted({agent.name for agent in agents} & set(leader_models)):
         raise UserError(f"{clash[0]!r} names both an agent of {args.team} and a leader; rename one")
-    source = args.questions or USUAL.get(args.task)
-    if not source:
-        raise UserError(f"--task {args.task} needs --questions FILE")
+    source = args.questions or USUAL[args.task]
     split = args.split if args.questions else args.split or "test"
-    questions = load_questions(source, args.task, split=split, skip_bad=args.skip_bad_rows)
+    questions = load_questions(
+        source,
+        args.task,
+        split=split,
+        columns=parse_columns(args.columns),
+        test_fraction=args.test_fraction,
+        skip_bad=args.skip_bad_rows,
+    )
     questions = [dict(row) for row in questions]
     if wanted := {name.strip() for name in args.subtasks.split(",") if name.strip()}:
         if unknown := sorted(wanted - {row["subtask"] for row in questions}):

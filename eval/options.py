@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterable, Sequence
 
 from eval.play.methods import BUDGETS, LEADER_METHODS, METHODS, Config
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import load_template
+from openrlhf_mlpo.sources import TEST_FRACTION
 
 # What --questions is when it is left out.
 USUAL = {"math": "HuggingFaceH4/MATH-500", "bbh": "lukaemon/bbh", "mmlu": "cais/mmlu:all"}
@@ -36,6 +39,17 @@ def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.
     )
     add("--task", required=True, help="math, bbh, mmlu or exact")
     add("--split", default=None, help="split of a data set (default: all rows of a file, else test)")
+    add(
+        "--columns",
+        default="",
+        help="names of your columns, as question=prompt,answer=gold[,subtask=…,choices=…] (default: the usual names)",
+    )
+    add(
+        "--test_fraction",
+        type=float,
+        default=TEST_FRACTION,
+        help="share of the test split where it is made from content (default %(default)s)",
+    )
     add(
         "--drop_long",
         action="store_true",
@@ -109,8 +123,11 @@ def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.
     )
     add(
         "--engine_args",
-        default="{}",
-        help="JSON of more vLLM arguments for leaders, such as '{\"max_model_len\": 4096}'",
+        action="append",
+        default=[],
+        metavar="[NAME=]JSON",
+        help="more vLLM arguments for leaders, such as '{\"max_model_len\": 4096}'; may repeat. With a leader's name "
+        "they are for that one, beside those for all",
     )
     add(
         "--max_engines",
@@ -136,6 +153,24 @@ def named(text: str) -> tuple[str, str]:
     return (name, model) if given else ("leader", text)
 
 
+def engine_args_of(texts: Sequence[str], leaders: Iterable[str]) -> dict[str, dict]:
+    """Engine arguments by leader from `[NAME=]JSON`; those without a name hold for all. Raises UserError."""
+    every: dict[str, dict] = {name: {} for name in leaders}
+    named = [text.partition("=") if re.match(r"[^{=]+=", text) else ("", "", text) for text in texts]
+    for name, _, settings in sorted(named, key=lambda parts: parts[0] != ""):  # those for all first
+        if name and name not in every:
+            raise UserError(f"--engine_args {name}=…: the leaders are {', '.join(every) or 'none'}")
+        try:
+            values = json.loads(settings)
+        except ValueError as error:
+            raise UserError(f"--engine_args {settings}: not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f'--engine_args {settings}: write a JSON object, such as {{"max_model_len": 4096}}')
+        for leader in [name] if name else every:
+            every[leader] |= values
+    return every
+
+
 def comma(text: str, known: Sequence[str], flag: str) -> tuple[str, ...]:
     if text == "all":
         return tuple(known)
@@ -154,6 +189,9 @@ def check(args: argparse.Namespace) -> tuple[dict[str, str], Config, list[int]]:
         if name in leaders:
             raise UserError(f"--leader: two are named {name!r}; name them, as in --leader other=MODEL")
         leaders[name] = model
+    args.engine_args = engine_args_of(args.engine_args, leaders)
+    if not args.questions and args.task not in USUAL:
+        raise UserError(f"--task {args.task} needs --questions FILE")
     methods = comma(args.methods, METHODS, "--methods")
     if args.methods == "all" and not leaders:
         raise UserError("--methods all needs --leader MODEL")

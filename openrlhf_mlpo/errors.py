@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Callable
 
 
 class UserError(Exception):
-    """A mistake the user can mend; its message is the whole report, in one line."""
+    """A mistake the user can fix; its message is the whole report, in one line."""
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
@@ -26,3 +27,22 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+
+
+def one_line(error: object, most: int = 300) -> str:
+    """The text of an error (or its type's name where it has none) in one line of at most `most` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Installed versions by package; None for what is not installed."""
+    return {package: installed_version(package) for package in packages}
+
+
+def installed_version(package: str) -> str | None:
+    """The installed version of a package, None when it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -177,6 +177,14 @@ def with_options(question: str, choices: list[str]) -> str:
     return question if question.endswith(options) else f"{question.rstrip()}\n{options}"
 
 
+def parse_columns(text: str) -> dict[str, str] | None:
+    """`question=prompt,answer=gold` as a mapping from our names to the file's. Raises UserError."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if any(not (ours.strip() and theirs.strip()) for ours, _, theirs in pairs):
+        raise UserError(f"--columns {text!r}: write OURS=THEIRS, for example question=prompt,answer=gold")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs} or None
+
+
 def last_boxed(solution: str) -> str | None:
     r"""The content of the last \boxed{} (or \fbox{}, or `\boxed x`) of a MATH reference solution, or None."""
     start = max(solution.rfind("\\boxed"), solution.rfind("\\fbox"))

@@ -362,7 +362,11 @@ def test_killed_and_resumed_equals_undisturbed(files):
         (["--team_size", "4"], "--team_size 4"),
         (["--team_size", "two"], "--team_size two"),
         (["--template", "nowhere.yaml"], "nowhere.yaml"),
-        (["--engine_args", "{"], "--engine_args is not JSON"),
+        (["--engine_args", "{"], "--engine_args {: not JSON"),
+        (["--engine_args", "[1]"], "--engine_args [1]: write a JSON object"),
+        (["--engine_args", 'nobody={"seed": 1}'], "--engine_args nobody=…: the leaders are mlpo, untrained"),
+        (["--columns", "question"], "--columns 'question': write OURS=THEIRS"),
+        (["--test_fraction", "1.5"], "must be between 0 and 1, not 1.5"),
         (["--leader", "x=./no/such/model"], "no/such/model"),
         (["--team", "missing.yaml"], "missing.yaml"),
         (["--questions", "missing.jsonl"], "missing.jsonl"),
@@ -372,6 +376,16 @@ def test_user_errors_are_one_line(files, more, message):
     with pytest.raises(UserError) as caught:
         main(command(files, "out", *more))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_engine_arguments_by_leader():
+    from eval.options import engine_args_of
+
+    texts = ['grpo={"max_model_len": 8}', '{"seed": 1, "max_model_len": 4}', 'grpo={"actors": 2}']
+    assert engine_args_of(texts, ["mlpo", "grpo"]) == {
+        "mlpo": {"seed": 1, "max_model_len": 4},
+        "grpo": {"seed": 1, "max_model_len": 8, "actors": 2},
+    }
 
 
 def test_methods_that_need_a_team_or_a_leader(files):

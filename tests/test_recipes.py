@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from openrlhf_mlpo.cli.dry_run import check_command
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.preflight.commands import check_command
 from openrlhf_mlpo.team import load_team
 from tests.conftest import ROOT
 
@@ -106,7 +106,7 @@ BROKEN = [
     ),
     ("train_mlpo.sh", {}, "--mlpo.solo_fraction 0.1", "--mlpo.solo_fraction 1.5", "--mlpo.solo_fraction must be"),
     ("train_mlpo.sh", {}, "auto_reward.py", "no_reward.py", "no such file"),
-    ("train_mlpo.sh", {}, "job submit", "job sumbit", "ray job: no command 'sumbit'"),
+    ("train_mlpo.sh", {}, "job submit", "job sumbit", "ray job: No such command 'sumbit'"),
     ("train_mlpo.sh", {}, "job submit", "job submit --nonsense", "--nonsense"),
     ("train_mlpo.sh", {}, "cli.train_mlpo_ray", "cli.train_mlpo", "no such module"),
     ("train_mlpo.sh", {}, r"-json=\{", "-json=", "not JSON"),
@@ -134,24 +134,31 @@ def test_a_broken_command_is_one_clear_line(name, settings, old, new, message):
 
 
 @pytest.mark.slow
-def test_vllm_judges_the_engine_of_openrlhf(monkeypatch):
-    """Its arguments are those that OpenRLHF's own actor passes, so a renamed one is found."""
+def test_vllm_knows_what_openrlhf_asks_of_its_engines():
+    """OpenRLHF's own actor takes some of the arguments that it is given; vLLM must know the others."""
+    import ast
     import inspect
 
     import vllm
+    from openrlhf.trainer.ray import vllm_engine
 
-    known = vllm.AsyncEngineArgs
-
-    def without_sleep(*args, **kwargs):
-        assert "worker_extension_cls" in kwargs and kwargs["max_model_len"] == 10240
-        if "enable_sleep_mode" in kwargs:
-            raise TypeError("unexpected keyword argument 'enable_sleep_mode'")
-        return known(*args, **kwargs)
-
-    assert "enable_sleep_mode" in inspect.signature(vllm.EngineArgs).parameters
-    monkeypatch.setattr(vllm, "AsyncEngineArgs", without_sleep)
-    with pytest.raises(UserError, match="enable_sleep_mode"):
-        check_command(first("train_mlpo.sh"))
+    tree = ast.parse(inspect.getsource(vllm_engine))
+    given = {
+        key.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant)
+    }
+    actor = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "RolloutRayActor")
+    own = {node.value for node in ast.walk(actor) if isinstance(node, ast.Constant)}
+    own |= {argument.arg for argument in actor.body[1].args.kwonlyargs}
+    asked = given - own - {"GPU", "CPU", "image"}
+    assert {"max_model_len", "enable_sleep_mode", "gpu_memory_utilization", "worker_extension_cls"} <= asked
+    assert not asked - set(inspect.signature(vllm.EngineArgs).parameters)
+    (engine,) = check_command(first("train_mlpo.sh")).engines
+    assert engine.settings["max_model_len"] == 10240
+    assert set(engine.settings) - {"actors"} <= asked
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,11 @@ class Players:
         self.args, self.config = args, config
         self.models = Models(store, max_engines=args.max_engines, batch=args.batch)
         self.team = [self._agent(agent, Sampling) for agent in agents]
-        try:
-            engine_args = json.loads(args.engine_args)
-        except json.JSONDecodeError as error:
-            raise UserError(f"--engine_args is not JSON: {error}") from None
         self.leaders: list[Player] = []
         self.samplers: dict[str, Player] = {}
         for name, model in leaders.items():
             engine, model = split_engine(model)
-            settings = {} if engine == "callable" else engine_args
+            settings = {} if engine == "callable" else args.engine_args[name]
             as_agent = Agent(name=name, model=model, engine=engine, engine_args=settings)
             greedy = Sampling(temperature=args.temperature, max_tokens=args.max_new_tokens)
             leader = self._player(as_agent, greedy)

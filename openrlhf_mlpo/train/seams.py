@@ -8,12 +8,14 @@ build datasets, generators and losses (`use_team_data`, and the classes of `open
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import importlib.metadata
 import itertools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.train.checkpoints import check_checkpoint
@@ -51,6 +53,20 @@ def check_version() -> None:
             f"openrlhf {installed} is installed, but this release extends {OPENRLHF_VERSION} only; run: "
             f"pip install openrlhf=={OPENRLHF_VERSION}"
         )
+
+
+def problems() -> list[str]:
+    """What moved in the installed OpenRLHF, one line a seam; it is read, not imported."""
+    installed = importlib.metadata.distribution("openrlhf")
+    moved = []
+    for (module, name), why in SEAMS.items():
+        path = Path(installed.locate_file(module.replace(".", "/") + ".py"))
+        body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
+        names = {node.name for node in body if isinstance(node, ast.ClassDef)}
+        names |= {alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        if name not in names:
+            moved.append(f"{module} has no {name} ({why})")
+    return moved
 
 
 def plain_class(actor_class) -> type:
@@ -119,8 +135,11 @@ def extend_parsers(extend: Callable[[argparse.ArgumentParser], None], check: Cal
     argparse.ArgumentParser.parse_args = parse_args
 
 
-def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-    """Settle and check what the flags say before anything starts; raises UserError. `parsed` is still flat."""
+def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace, files: bool = True) -> None:
+    """Settle and check what the flags say before anything starts; raises UserError. `parsed` is still flat.
+
+    `files=False` leaves out what opens the model, pools and checkpoint.
+    """
     args = vars(parsed)
     given = given_flags(parser)
     if not args["mlpo.pool"]:
@@ -176,6 +195,8 @@ def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
     if args["ds.load_in_4bit"]:
         raise UserError("--ds.load_in_4bit: vLLM cannot take 4-bit weights from training; leave it out")
     args["data.prompt_dataset"] = args["mlpo.pool"]
+    if not files:
+        return
     _check_pools(parsed)
     if args["ckpt.load_enable"]:
         check_checkpoint(args["ckpt.path"])
