@@ -5,7 +5,7 @@
     bash recipes/quickstart_cpu.sh --dry-run | OPENRLHF_MLPO_CPU=1 python3 -m openrlhf_mlpo.cli.dry_run
 
 Takes one command, or a command per line on standard input, and prints each. A program's own parser and checks judge
-its flags, then OpenRLHF's checks of combinations, DeepSpeed's rule for batch sizes, and vLLM its engine arguments; `ray`
+its flags, then OpenRLHF's checks of combinations, DeepSpeed's rule for batch sizes, vLLM its engine arguments; `ray`
 and `deepspeed` are asked about the flags in front. A mistake is one line, `error: RECIPE: …`, and exit status 2.
 
 Files that an earlier command would write, such as a pool, are not needed; whether prompts fit is for
