@@ -37,7 +37,6 @@ OURS = {
     "openrlhf_mlpo.cli.sample_team": requirements.of_sampling,
     "openrlhf_mlpo.cli.build_sft": requirements.of_sft_data,
 }
-EVALUATE = "eval.evaluate"
 SFT, MLPO, WRAPPER = "openrlhf.cli.train_sft", "openrlhf_mlpo.cli.train_mlpo_ray", "openrlhf_mlpo.cli.run_openrlhf"
 # Arguments of our own Ray and vLLM engines, which vLLM does not know (openrlhf_mlpo/engines).
 OWN_ENGINE_ARGS = ("actors", "batch_size", "gpus_per_actor", "cpus_per_actor", "engine", "chat_template_kwargs")
@@ -125,15 +124,15 @@ def check_python(words: list[str], gpus: int, on_cpu: bool) -> Requirements:
         path, argv = Path(words[0]).resolve(), words[1:]
         if not path.is_file():
             raise UserError(f"python3 {words[0]}: no such file")
-        program = EVALUATE if path.parts[-2:] == ("eval", "evaluate.py") else str(path)
+        program = str(path)
     else:
         raise UserError(f"python3 {' '.join(words[:2])}: only modules (-m) and scripts can be checked")
     name = Path(program).stem if program.endswith(".py") else program.rpartition(".")[2]
-    if program == WRAPPER:
-        program, argv = importlib.import_module(program).parse_args(argv)
-    elif program != MLPO:
-        on_cpu = False  # stock OpenRLHF knows nothing of the CPU runtime
     try:
+        if program == WRAPPER:
+            program, argv = importlib.import_module(program).parse_args(argv)
+        elif program != MLPO:
+            on_cpu = False  # stock OpenRLHF knows nothing of the CPU runtime
         needs = requirements_of(program, argv, gpus, on_cpu)
         for engine in needs.engines:
             check_engine(engine)
@@ -148,11 +147,13 @@ def requirements_of(program: str, argv: list[str], gpus: int, on_cpu: bool) -> R
         with parsing(program, argv):
             args = importlib.import_module(program).parse_args(argv)
         return OURS[program](args)
-    if program == EVALUATE:
-        options = importlib.import_module("eval.options")
+    if program.endswith("/eval/evaluate.py"):
         with parsing(program, argv):
+            sys.path[0] = str(Path(program).parents[1])  # as the script does
+            options = importlib.import_module("eval.options")
             args = options.parse_args("", argv)
-        return requirements.of_evaluation(args, options.check(args)[0])
+            leaders, _, _ = options.check(args)
+        return requirements.of_evaluation(args, leaders)
     extend = [cpu.extend_parser] if on_cpu else []
     check = [lambda _, parsed: cpu.check_arguments(vars(parsed))] if on_cpu else []
     if program == MLPO:

@@ -32,27 +32,22 @@ class Plan:
         self.origin: dict[str, str] = {}  # folder that a command trains a model into -> the model it begins with
         self.teams: dict[str, list[Agent]] = {}  # pool -> the agents that are to fill it
         self.disk: dict[Path, float] = defaultdict(float)  # folder -> bytes that the commands write there
-        self.seen: set[Finding] = set()
+        self.downloads: set[str] = set()  # models that are not here yet
 
     def check_commands(self, lines: Sequence[str], on_cpu: bool = False) -> Iterator[Finding]:
         """Findings of commands in their order, each once, and of the disk they fill together."""
+        seen: set[Finding] = set()
         for line in lines:
             try:
-                needs = check_command(line, on_cpu)
+                findings = list(self.check(check_command(line, on_cpu)))
             except UserError as error:
-                yield Finding(FATAL, str(error), "see --help of the recipe and of the program")
-            else:
-                yield from self.check(needs)
+                findings = [Finding(FATAL, str(error), "see --help of the recipe and of the program")]
+            yield from (finding for finding in dict.fromkeys(findings) if finding not in seen)
+            seen.update(findings)
         yield from here.check_disk(self.disk)
 
     def check(self, needs: Requirements) -> Iterator[Finding]:
-        """Findings of one command, without those that were there before."""
-        for finding in self._check(needs):
-            if finding not in self.seen:
-                self.seen.add(finding)
-                yield finding
-
-    def _check(self, needs: Requirements) -> Iterator[Finding]:
+        """Findings of one command."""
         if needs.fills:
             self.teams[needs.fills] = needs.team
         if not needs.on_cpu:
@@ -88,23 +83,19 @@ class Plan:
         yield from self._gpus(need.who, need.gpus)
         name, model = self._model(need.model)
         if model:
-            length, parallel = need.settings.get("max_model_len") or model.context, need.parallel
-            yield from self._context(
-                name, model, length, need.flag if need.flag.startswith("--data") else f"{need.who}: max_model_len"
-            )
-            parts = memory.vllm_memory(model, max_len=length, tensor_parallel=parallel)
+            length = need.settings.get("max_model_len") or model.context
+            yield from self._context(name, model, length, need.length_flag or f"{need.who}: max_model_len")
+            parts = memory.vllm_memory(model, max_len=length, tensor_parallel=need.parallel)
             share = need.settings.get("gpu_memory_utilization", 0.9) * self.machine.memory
             fix = "raise gpu_memory_utilization or tensor_parallel_size of its engine"
             yield self._memory(f"an engine for {need.who}", parts, share, fix)
         if not is_path(name) and not here.in_hub_cache(name):
             size = f"{2 * model.parameters / GIB:.0f} GiB" if model else "of unknown size"
             gated = "; accept its licence on its hub page first" if name.startswith(("meta-llama/", "google/")) else ""
-            finding = Finding(NOTE, f"{name} ({size}) is not in the hub cache yet", f"hf download {name}{gated}")
-            if model and finding not in self.seen:
-                from huggingface_hub.constants import HF_HUB_CACHE
-
-                self.disk[Path(HF_HUB_CACHE)] += 2 * model.parameters
-            yield finding
+            yield Finding(NOTE, f"{name} ({size}) is not in the hub cache yet", f"hf download {name}{gated}")
+            if model and name not in self.downloads:
+                self.downloads.add(name)
+                self.disk[here.hub_cache()] += 2 * model.parameters
 
     def _later_rounds(self, needs: Requirements) -> Iterator[Finding]:
         """Whether an agent's prompt, with its own last response and the leader's output, fits its context."""
@@ -113,13 +104,10 @@ class Plan:
             context = agent.engine_args.get("max_model_len") or (model.context if model else 0)
             needed = QUESTION_TOKENS + 2 * own + needs.leader_tokens
             if agent.engine in ("vllm", "ray") and 0 < context < needed:
-                yield Finding(
-                    WARNING,
-                    f"agent {agent.name}: a later round takes {needed} tokens (question {QUESTION_TOKENS}, its last "
-                    f"response {own}, the leader's output {needs.leader_tokens}, a new one {own}), its context is "
-                    f"{context}",
-                    "lower the agent's max_tokens in the team file, or the leader's --max_new_tokens",
-                )
+                text = f"agent {agent.name}: a later round takes {needed} tokens (question {QUESTION_TOKENS}, its last "
+                text += f"response {own}, the leader's output {needs.leader_tokens}, a new one {own}), "
+                fix = "lower the agent's max_tokens in the team file, or the leader's --max_new_tokens"
+                yield Finding(WARNING, f"{text}its context is {context}", fix)
 
     def _prompt(self, need: PromptNeed, team: list[Agent]) -> Finding:
         """Whether a leader's prompt holds K responses: of the pool if it is there, else as long as agents may write."""
@@ -133,9 +121,8 @@ class Plan:
             agents = len({response["agent"] for response in responses})
             longest = max((response["completion_tokens"] for response in responses), default=0)
         elif not team:
-            return Finding(
-                NOTE, f"{need.pool}: no such pool yet, so it is not known whether its responses fit a prompt"
-            )
+            text = f"{need.pool}: no such pool yet, so it is not known whether its responses fit a prompt"
+            return Finding(NOTE, text)
         k, room = need.team_size or agents, need.max_len - need.new_tokens
         needed = QUESTION_TOKENS + k * longest + need.last_output
         last = f", last output of {need.last_output}" if need.last_output else ""

@@ -26,6 +26,7 @@ class EngineNeed:
     model: str
     settings: dict[str, Any]
     flag: str
+    length_flag: str = ""  # the one that gives the context length, where another does
 
     @property
     def parallel(self) -> int:
@@ -128,7 +129,7 @@ def of_ppo(args: Any) -> Requirements:
         "enable_sleep_mode": vllm.enable_sleep,
         "enable_prefix_caching": vllm.enable_prefix_caching,
     }
-    rollouts = EngineNeed("the rollouts", args.actor.model_name_or_path, settings, "--data.max_len")
+    rollouts = EngineNeed("the rollouts", training.model, settings, "--vllm.*", "--data.max_len")
     return Requirements(gpus + (0 if colocated else rollouts.gpus), training, [rollouts])
 
 
