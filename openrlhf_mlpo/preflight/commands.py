@@ -223,9 +223,9 @@ def parsing(program: str, argv: list[str], extend: Sequence[Callable] = (), chec
 
 
 def run_main(program: str, argv: list[str], extend: Sequence[Callable] = (), check: Sequence[Callable] = ()) -> Any:
-    """Run a program as `python3` does, but for its `train()`; returns the arguments that it would hand to that.
+    """Run a program as `python3` does, but for its `train()`; returns the nested arguments that it would hand to that.
 
-    `train()` is left with the assertions about flags that it makes. See `parsing` for the rest.
+    Of `train()` only the assertions about flags are left. `argv`, `extend` and `check` are those of `parsing`.
     """
     if importlib.util.find_spec("flash_attn") is None:
         cpu.stub_flash_attn()  # OpenRLHF does not even import without it
@@ -237,6 +237,8 @@ def run_main(program: str, argv: list[str], extend: Sequence[Callable] = (), che
     names: dict[str, Any] = {"__name__": "__main__", "__file__": path}
     with parsing(program, argv, extend, check):
         exec(compile(ast.fix_missing_locations(tree), path, "exec"), names)
+        if program in (seams.TRAIN_MODULE, SFT):
+            names["get_strategy"](names["args"])  # what train() begins with; it has assertions too
     return names.get("args")
 
 

@@ -83,7 +83,7 @@ class Plan:
         yield from self._gpus(need.who, need.gpus)
         name, model = self._model(need.model)
         if model:
-            length = need.settings.get("max_model_len") or model.context
+            length = need.length or model.context
             yield from self._context(name, model, length, need.length_flag or f"{need.who}: max_model_len")
             parts = memory.vllm_memory(model, max_len=length, tensor_parallel=need.parallel)
             share = need.settings.get("gpu_memory_utilization", 0.9) * self.machine.memory

@@ -28,6 +28,11 @@ class EngineNeed:
     flag: str
     length_flag: str = ""  # the one that gives the context length, where another does
 
+    def __post_init__(self) -> None:
+        for name in ("actors", "tensor_parallel_size"):
+            if not isinstance(value := self.settings.get(name, 1), int) or value < 1:
+                raise UserError(f"{self.flag}: {name} must be a whole number of at least 1, not {value!r}")
+
     @property
     def parallel(self) -> int:
         return self.settings.get("tensor_parallel_size", 1)
@@ -35,6 +40,12 @@ class EngineNeed:
     @property
     def gpus(self) -> int:
         return self.settings.get("actors", 1) * self.parallel
+
+    @property
+    def length(self) -> int:
+        """Tokens of its context; 0: the model's own."""
+        length = self.settings.get("max_model_len")
+        return length if isinstance(length, int) and length > 0 else 0
 
 
 @dataclass(frozen=True)
@@ -85,15 +96,13 @@ def of_sft_data(args: Namespace) -> Requirements:
 def of_evaluation(args: Namespace, leaders: dict[str, str]) -> Requirements:
     """Requirements of `eval/evaluate.py`; `leaders` are models by name, `args.engine_args` theirs."""
     team, tokens = read_team(args.team or ""), args.max_new_tokens
-    engines = [
-        EngineNeed(f"leader {name}", model.removeprefix("ray:").removeprefix("vllm:"), args.engine_args[name],
-                   "--engine_args")
-        for name, model in leaders.items()
-        if not model.startswith(("openai:", "callable:"))
-    ]  # fmt: skip
-    lengths = [need.settings["max_model_len"] for need in engines if "max_model_len" in need.settings]
+    engines = []
+    for name, model in leaders.items():
+        if not model.startswith(("openai:", "callable:")):
+            model = model.removeprefix("ray:").removeprefix("vllm:")
+            engines.append(EngineNeed(f"leader {name}", model, args.engine_args[name], "--engine_args"))
     prompt = None
-    if team and lengths:
+    if team and (lengths := [need.length for need in engines if need.length]):
         prompt = PromptNeed("evaluation", "max_model_len", min(lengths), tokens, last_output=tokens)
     return Requirements(0, None, engines + engines_of(team, args.team), prompt, team, leader_tokens=tokens)
 
