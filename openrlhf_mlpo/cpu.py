@@ -108,7 +108,7 @@ def activate() -> None:
     _active = True
     os.environ[ENV_SWITCH] = "1"
     _set_environment()
-    _stub_flash_attn()
+    stub_flash_attn()
     import wrapt
 
     for module, patch in _PATCHES.items():
@@ -147,7 +147,7 @@ def _set_environment() -> None:
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
 
 
-def _stub_flash_attn() -> None:
+def stub_flash_attn() -> None:
     """OpenRLHF imports four functions of flash-attn at module load and uses them only with packed samples."""
     if importlib.util.find_spec("flash_attn") is not None:
         return

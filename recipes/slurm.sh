@@ -20,7 +20,7 @@ export NODES=${NODES:-${SLURM_JOB_NUM_NODES:-2}}
 # sbatch runs a copy of this file from its spool folder.
 [[ -z ${SLURM_JOB_ID:-} ]] || cd "$SLURM_SUBMIT_DIR"
 RECIPE=recipes/slurm.sh
-. "$([[ -n ${SLURM_JOB_ID:-} ]] && echo recipes || dirname "$0")/common.sh"
+. "$(if [[ -n ${SLURM_JOB_ID:-} ]]; then echo recipes; else dirname "$0"; fi)/common.sh"
 
 JOB=${JOB:-run_all.sh} PORT=${PORT:-6379}
 [[ -f recipes/$JOB && $JOB != slurm.sh ]] || fail "JOB=$JOB: name one of the recipes, such as train_mlpo.sh"

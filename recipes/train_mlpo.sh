@@ -15,8 +15,9 @@
 # Several nodes: NODES=2 (recipes/slurm.sh starts Ray on them).
 #
 # Settings (environment): TASK, LEADER_0=OUT/leader_0 (OUT from recipes/sft.sh), NAME=mlpo, SOLO_FRACTION=0.1, LR=1e-6,
-# EPISODES (recipes/tasks), ROLLOUT_PROMPTS=64, GROUP=8, KL=0, REWARD=reward_fns/auto_reward.py, MLPO_FORMAT_WEIGHT=0,
-# OUT, NODES, GPUS, SEED, MAX_LEN, NEW_TOKENS. Stopped, the same command goes on from the last checkpoint.
+# EPISODES (recipes/tasks), ROLLOUT_PROMPTS=64, GROUP=8, KL=0, REWARD=reward_fns/auto_reward.py
+# (a file, or addresses of reward servers with commas between them), MLPO_FORMAT_WEIGHT=0, OUT, NODES, GPUS, SEED,
+# MAX_LEN, NEW_TOKENS. Stopped, the same command goes on from the last checkpoint.
 #
 # Watch: mlpo/accuracy_team, mlpo/accuracy_solo and mlpo/overrides_wrong_majority rise.
 #

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from openrlhf_mlpo.cli import pool, sample_team
+from openrlhf_mlpo.cli.options import Parser, add_question_flags, json_object
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.flags import Parser, add_question_flags, json_object
 from tests.small import make_pool
 
 

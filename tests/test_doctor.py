@@ -9,11 +9,12 @@ import pytest
 
 from openrlhf_mlpo import cpu
 from openrlhf_mlpo.cli import doctor
-from openrlhf_mlpo.cli.dry_run import Checked
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.preflight import memory, plan
-from openrlhf_mlpo.preflight.memory import GIB
-from openrlhf_mlpo.preflight.plan import FATAL, NOTE, OK, WARNING, Machine, Plan
+from openrlhf_mlpo.preflight import machine, memory
+from openrlhf_mlpo.preflight.machine import FATAL, NOTE, OK, WARNING, Finding, Machine
+from openrlhf_mlpo.preflight.memory import GIB, Training
+from openrlhf_mlpo.preflight.plan import Plan
+from openrlhf_mlpo.preflight.requirements import Requirements
 from openrlhf_mlpo.team import load_team
 from openrlhf_mlpo.train import seams
 from tests.conftest import ROOT
@@ -29,31 +30,32 @@ NODE = Machine(8, 80 * GIB)
 def alone(monkeypatch):
     """In the repository, without a Ray cluster, with an empty hub cache and all the disk there is."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(plan, "check_ray_jobs", lambda address: plan.Finding(OK, f"Ray at {address}"))
-    monkeypatch.setattr(plan, "_in_hub_cache", lambda name: True)
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000 * GIB))
+    monkeypatch.setattr(machine, "check_ray", lambda address: Finding(OK, f"Ray at {address}"))
+    monkeypatch.setattr(machine, "in_hub_cache", lambda name: True)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000 * GIB))
 
 
-def findings(name: str, machine: Machine = NODE, **settings: str) -> list[plan.Finding]:
-    the_plan = Plan(machine, "Qwen/Qwen2.5-7B-Instruct", load_team(ROOT / "recipes/team_paper.yaml"))
-    return list(doctor.check_plan(commands(name, **settings), the_plan))
+def findings(name: str, node: Machine = NODE, **settings: str) -> list[Finding]:
+    plan = Plan(node, "Qwen/Qwen2.5-7B-Instruct", load_team(ROOT / "recipes/team_paper.yaml"))
+    return list(plan.check_commands(commands(name, **settings)))
 
 
-def texts(found: list[plan.Finding], level: str) -> str:
+def texts(found: list[Finding], level: str) -> str:
     return "\n".join(finding.text for finding in found if finding.level == level)
 
 
 def test_training_memory_is_the_documented_formula():
-    parts = memory.training_memory(QWEN, gpus=8, zero_stage=3, train_tokens=10240, rollout_tokens=20480)
+    parts = memory.training_memory(QWEN, Training("x", gpus=8, zero_stage=3, train_tokens=10240, rollout_tokens=20480))
     n = QWEN.parameters
     assert parts["weights"] == 2 * n / 8
     assert parts["gradients"] == 2 * n / 8
     assert parts["optimizer"] == 12 * n / 8
     assert parts["activations"] == 2 * 10240 * 3584 * (28 + 40)
     assert parts["logits"] == 12 * 10240 * 152064
-    two = memory.training_memory(QWEN, gpus=8, zero_stage=2, train_tokens=1, reference=True, adam_offload=True)
+    plain = Training("x", gpus=8, zero_stage=2, train_tokens=1, reference=True, adam_offload=True)
+    two = memory.training_memory(QWEN, plain)
     assert (two["weights"], two["reference"], two["optimizer"]) == (2 * n, 2 * n, 0)
-    lora = memory.training_memory(QWEN, gpus=1, zero_stage=2, train_tokens=1, lora_rank=64)
+    lora = memory.training_memory(QWEN, Training("x", gpus=1, zero_stage=2, train_tokens=1, lora_rank=64))
     assert lora["optimizer"] < 0.03 * 12 * n
     assert sum(memory.vllm_memory(QWEN, max_len=10240).values()) == 2 * n + 4 * 28 * 512 * 10240 + 4 * GIB
 
@@ -85,7 +87,7 @@ def test_too_few_and_too_small_gpus():
     found = findings("train_mlpo.sh", Machine(4, 24 * GIB))
     assert "needs 8 GPUs, there are 4" in texts(found, FATAL)
     assert "training Qwen/Qwen2.5-7B-Instruct on 8 GPUs: about 41 of 24 GiB" in texts(found, FATAL)
-    assert "a vLLM engine for rollouts" in texts(found, FATAL)
+    assert "an engine for the rollouts" in texts(found, FATAL)
     assert all(finding.fix for finding in found if finding.level in (FATAL, WARNING))
     assert not texts(findings("train_mlpo.sh", Machine(8, 80 * GIB, nodes=2), NODES="2"), FATAL)
     assert "needs 16 GPUs" in texts(findings("train_mlpo.sh", NODES="2"), FATAL)
@@ -94,7 +96,7 @@ def test_too_few_and_too_small_gpus():
 @pytest.mark.slow
 def test_colocated_without_sleep_needs_both():
     line = commands("train_mlpo.sh")[0].replace("--vllm.enable_sleep ", "")
-    found = list(doctor.check_plan([line], Plan(NODE, "Qwen/Qwen2.5-7B-Instruct")))
+    found = list(Plan(NODE, "Qwen/Qwen2.5-7B-Instruct").check_commands([line]))
     assert "vLLM 48" in texts(found, FATAL)
 
 
@@ -106,7 +108,9 @@ def test_context_budget():
     assert "--data.max_len 9216" in next(f.fix for f in short if f.level == WARNING)
     assert "of a prompt's 952" in texts(findings("train_mlpo.sh", MAX_LEN="3000"), FATAL)
     assert "has a context of 32768" in texts(findings("train_mlpo.sh", MAX_LEN="40000"), FATAL)
-    assert "evaluation: question, 3 responses, last output" in texts(findings("evaluate.sh", MAX_LEN="8192"), WARNING)
+    assert "evaluation: question, 3 responses of up to 2048 tokens, last output of 2048" in texts(
+        findings("evaluate.sh", MAX_LEN="8192"), WARNING
+    )
 
 
 @pytest.mark.slow
@@ -131,8 +135,8 @@ def test_a_pool_that_is_there_is_measured(tmp_path):
 
 @pytest.mark.slow
 def test_disk_and_downloads(monkeypatch):
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=200 * GIB))
-    monkeypatch.setattr(plan, "_in_hub_cache", lambda name: False)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=200 * GIB))
+    monkeypatch.setattr(machine, "in_hub_cache", lambda name: False)
     found = findings("run_all.sh")
     assert "200 GiB free" in texts(found, FATAL)
     assert texts(found, NOTE).count("is not in the hub cache yet") == 3
@@ -142,43 +146,45 @@ def test_disk_and_downloads(monkeypatch):
 @pytest.mark.slow
 def test_a_wrong_flag_is_a_finding_and_the_rest_is_looked_at():
     good = commands("train_mlpo.sh")[0]
-    found = list(doctor.check_plan([good.replace("--ds.", "--dss.", 1), good], Plan(NODE, "Qwen/Qwen2.5-7B-Instruct")))
+    found = list(Plan(NODE, "Qwen/Qwen2.5-7B-Instruct").check_commands([good.replace("--ds.", "--dss.", 1), good]))
     assert "unrecognized arguments" in texts(found, FATAL)
     assert "training Qwen/Qwen2.5-7B-Instruct" in texts(found, OK)
 
 
 def test_ray_that_is_not_there(monkeypatch):
     monkeypatch.undo()
-    assert plan.check_ray_jobs("http://127.0.0.1:9").level == FATAL
-    nothing = Checked([], address="http://127.0.0.1:9")
+    assert machine.check_ray("http://127.0.0.1:9").level == FATAL
+    nothing = Requirements(address="http://127.0.0.1:9")
     assert [finding.level for finding in Plan(NODE).check(nothing)] == [FATAL]
 
 
 def test_versions_and_seams_of_this_environment():
-    assert not [finding for finding in (*doctor.check_versions(), *doctor.check_seams()) if finding.level == FATAL]
+    assert not [finding for finding in (*machine.check_versions(), *machine.check_seams()) if finding.level == FATAL]
 
 
 def test_another_openrlhf(monkeypatch):
     real = seams.importlib.metadata.version
     monkeypatch.setattr(seams.importlib.metadata, "version", lambda n: "0.11.0" if n == "openrlhf" else real(n))
-    (finding,) = doctor.check_versions()
+    (finding,) = machine.check_versions()
     assert finding.level == FATAL
     assert finding.fix == f"pip install openrlhf=={seams.OPENRLHF_VERSION}"
 
 
 def test_a_pin_that_is_not_kept(monkeypatch):
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: {"ray": "2.40.0", "deepspeed": None}.get(name, real(name)))
-    found = {finding.text.split(":")[0]: finding for finding in doctor.check_versions()}
+    real = machine.installed_version
+    monkeypatch.setattr(
+        machine, "installed_version", lambda name: {"ray": "2.40.0", "deepspeed": None}.get(name, real(name))
+    )
+    found = {finding.text.split(":")[0]: finding for finding in machine.check_versions()}
     assert (found["ray"].level, found["deepspeed"].level) == (WARNING, FATAL)
     assert found["ray"].fix.startswith('pip install "ray==')
 
 
 def test_a_seam_that_moved(monkeypatch):
     monkeypatch.setitem(seams.SEAMS, ("openrlhf.trainer.ppo_trainer", "NoTrainer"), "looked up by nobody")
-    (finding,) = doctor.check_seams()
+    (finding,) = machine.check_seams()
     assert finding.level == FATAL
-    assert "openrlhf.trainer.ppo_trainer.NoTrainer" in finding.text
+    assert "openrlhf.trainer.ppo_trainer has no NoTrainer" in finding.text
 
 
 def test_wrong_use():

@@ -3,6 +3,7 @@
 An OpenRLHF upgrade that renames a flag fails here first. All commands are checked in this process: imports take 10 s.
 """
 
+import json
 import os
 import shlex
 import subprocess
@@ -11,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from openrlhf_mlpo.cli.dry_run import check_command
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.preflight.commands import check_command
 from openrlhf_mlpo.team import load_team
 from tests.conftest import ROOT
 
-RECIPES = {path.name: path for path in sorted((ROOT / "recipes").glob("*.sh")) if "common.sh" in path.read_text()}
-RECIPES.pop("common.sh", None)
-CPU_RECIPES = [p.name for p in sorted((ROOT / "recipes").glob("*_cpu.sh")) if p.name != "setup_cpu.sh"]
+SCRIPTS = sorted({path.name for path in (ROOT / "recipes").glob("*.sh")} - {"common.sh", "setup_cpu.sh"})
+CPU_RECIPES = [name for name in SCRIPTS if name.endswith("_cpu.sh")]
+RECIPES = [name for name in SCRIPTS if name not in CPU_RECIPES]
 TASKS = sorted(path.stem for path in (ROOT / "recipes/tasks").glob("*.sh"))
 VARIANTS = ("hybrid", "separate", "async", "dynamic", "lora", "separate,dynamic", "async,dynamic", "separate,lora")
 
@@ -41,14 +42,18 @@ def commands(name: str, **settings: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.strip()]
 
 
+OWN = {"TASK": "exact", "TRAIN_DATA": "mine.jsonl", "COLUMNS": "question=prompt,answer=gold"}
+
+
 def settings_of(name: str) -> list[dict]:
-    every = [{"TASK": task} for task in TASKS]
+    every = [OWN if task == "exact" else {"TASK": task} for task in TASKS]
     if name in ("train_mlpo.sh", "train_grpo.sh"):
         every += [{"VARIANT": variant} for variant in VARIANTS]
         every += [
             {"NODES": "2", "VARIANT": "async"},
             {"KL": "1e-3"},
             {"GPUS": "4", "VARIANT": "separate", "KL": "1e-3"},
+            {"REWARD": "http://one:8000/get_reward,http://two:8000/get_reward"},
         ]
     return every
 
@@ -104,9 +109,10 @@ BROKEN = [
         "--train.batch_size 250",
         "--train.batch_size 250 must be a multiple",
     ),
+    ("train_mlpo.sh", {}, "--ds.param_dtype bf16", "--ds.param_dtype fp16 --ds.tensor_parallel_size 2", "BF16 is req"),
     ("train_mlpo.sh", {}, "--mlpo.solo_fraction 0.1", "--mlpo.solo_fraction 1.5", "--mlpo.solo_fraction must be"),
     ("train_mlpo.sh", {}, "auto_reward.py", "no_reward.py", "no such file"),
-    ("train_mlpo.sh", {}, "job submit", "job sumbit", "ray job: no command 'sumbit'"),
+    ("train_mlpo.sh", {}, "job submit", "job sumbit", "ray job: No such command 'sumbit'"),
     ("train_mlpo.sh", {}, "job submit", "job submit --nonsense", "--nonsense"),
     ("train_mlpo.sh", {}, "cli.train_mlpo_ray", "cli.train_mlpo", "no such module"),
     ("train_mlpo.sh", {}, r"-json=\{", "-json=", "not JSON"),
@@ -116,6 +122,8 @@ BROKEN = [
     ("build_sft.sh", {}, "--samples 8", "--sampels 8", "--sampels"),
     ("build_sft.sh", {}, "max_model_len", "max_model_length", "--engine_args: "),
     ("sample_team.sh", {}, "--task math", "--task maths", "maths"),
+    ("evaluate.sh", {"GRPO_ENGINE": '{"actors": "two"}'}, "--rounds 5", "--rounds 5", "actors must be a whole number"),
+    ("evaluate.sh", {"GRPO_ENGINE": "{"}, "--rounds 5", "--rounds 5", "--engine_args {: not JSON"),
     ("evaluate.sh", {}, "leader_vote", "leader_votes", "leader_votes"),
     ("evaluate.sh", {}, "--rounds 5", "--rounds 0", "--rounds must be at least 1"),
     ("evaluate.sh", {}, "enable_prefix_caching", "enable_prefix_cashing", "enable_prefix_cashing"),
@@ -134,24 +142,31 @@ def test_a_broken_command_is_one_clear_line(name, settings, old, new, message):
 
 
 @pytest.mark.slow
-def test_vllm_judges_the_engine_of_openrlhf(monkeypatch):
-    """Its arguments are those that OpenRLHF's own actor passes, so a renamed one is found."""
+def test_vllm_knows_what_openrlhf_asks_of_its_engines():
+    """OpenRLHF's own actor takes some of the arguments that it is given; vLLM must know the others."""
+    import ast
     import inspect
 
     import vllm
+    from openrlhf.trainer.ray import vllm_engine
 
-    known = vllm.AsyncEngineArgs
-
-    def without_sleep(*args, **kwargs):
-        assert "worker_extension_cls" in kwargs and kwargs["max_model_len"] == 10240
-        if "enable_sleep_mode" in kwargs:
-            raise TypeError("unexpected keyword argument 'enable_sleep_mode'")
-        return known(*args, **kwargs)
-
-    assert "enable_sleep_mode" in inspect.signature(vllm.EngineArgs).parameters
-    monkeypatch.setattr(vllm, "AsyncEngineArgs", without_sleep)
-    with pytest.raises(UserError, match="enable_sleep_mode"):
-        check_command(first("train_mlpo.sh"))
+    tree = ast.parse(inspect.getsource(vllm_engine))
+    given = {
+        key.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant)
+    }
+    actor = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "RolloutRayActor")
+    own = {node.value for node in ast.walk(actor) if isinstance(node, ast.Constant)}
+    own |= {argument.arg for argument in actor.body[1].args.kwonlyargs}
+    asked = given - own - {"GPU", "CPU", "image"}
+    assert {"max_model_len", "enable_sleep_mode", "gpu_memory_utilization", "worker_extension_cls"} <= asked
+    assert not asked - set(inspect.signature(vllm.EngineArgs).parameters)
+    (engine,) = check_command(first("train_mlpo.sh")).engines
+    assert engine.settings["max_model_len"] == 10240
+    assert set(engine.settings) - {"actors"} <= asked
 
 
 @pytest.mark.slow
@@ -193,7 +208,9 @@ def test_help_is_the_head_of_the_recipe(name):
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
-        ({"TASK": "gsm8k"}, (), "TASK=gsm8k: choose from bbh math mmlu"),
+        ({"TASK": "gsm8k"}, (), "TASK=gsm8k: choose from bbh exact math mmlu"),
+        ({"TASK": "exact"}, (), "TASK=exact: set TRAIN_DATA"),
+        ({"RUNTIME_ENV": "{"}, (), "RUNTIME_ENV is not a JSON object"),
         ({"VARIANT": "hybird"}, (), "VARIANT=hybird: choose from"),
         ({"VARIANT": "separate", "GPUS": "3"}, (), "GPUS=3"),
         ({}, ("--dryrun",), "unknown option --dryrun"),
@@ -241,30 +258,72 @@ def test_settings_reach_the_commands(tmp_path):
     assert str(tmp_path / "mine") in first("train_mlpo.sh", LEADER_0=str(tmp_path / "mine"))
 
 
+def test_rewards_columns_and_engines_reach_the_commands():
+    words = shlex.split(first("train_mlpo.sh", REWARD="http://one/get,reward_fns/bbh_reward.py"))
+    assert words[words.index("--reward.remote_url") + 1] == f"http://one/get,{ROOT}/reward_fns/bbh_reward.py"
+    words = shlex.split(first("sample_team.sh", **OWN))
+    assert words[words.index("--columns") + 1] == "question=prompt,answer=gold"
+    assert words[words.index("--split") + 1] == "train"
+    assert "--columns" not in first("sample_team.sh", COLUMNS="120"), "the width of a terminal"
+    words = shlex.split(first("evaluate.sh", **OWN, BASE_ENGINE='{"tensor_parallel_size": 2}'))
+    assert words[words.index("--columns") + 1] == "question=prompt,answer=gold"
+    assert words[words.index("--questions") + 1 :][:1] == ["mine.jsonl"]
+    assert words[words.index("--split") + 1] == "test"
+    assert 'base={"tensor_parallel_size": 2}' in words
+    assert "--split" not in first("evaluate.sh", **OWN, TEST_DATA="other.jsonl")
+
+
+def tools(folder: Path) -> str:
+    """A PATH on which `ray`, `deepspeed` and this package only take notes, in FOLDER/calls."""
+    (folder / "bin").mkdir()
+    note = f'echo "$0" "$@" >> {folder}/calls\ntest ! -e {folder}/fail-$(basename "$0")\n'
+    for tool in ("ray", "deepspeed"):
+        (folder / "bin" / tool).write_text(f"#!/bin/bash\n{note}")
+    keep = f'for word; do [[ $word != --runtime-env=* ]] || cat "${{word#*=}}" > {folder}/runtime_env; done'
+    (folder / "bin/ray").write_text(f"#!/bin/bash\n{keep}\n{note}")
+    (folder / "bin/python3").write_text(
+        f'#!/bin/bash\ncase "$1 $2" in "-m openrlhf"* | *report.py*) ;; *) exec {sys.executable} "$@" ;; esac\n{note}'
+    )
+    for tool in (folder / "bin").iterdir():
+        tool.chmod(0o755)
+    return f"{folder / 'bin'}:{os.environ['PATH']}"
+
+
 def test_run_all_skips_what_is_done_and_refuses_changed_settings(tmp_path):
-    """With `ray`, `deepspeed` and `python3` that only take notes."""
-    tools, out = tmp_path / "bin", tmp_path / "out"
-    tools.mkdir()
-    for tool in ("ray", "deepspeed", "python3"):
-        (tools / tool).write_text(
-            f'#!/bin/sh\necho {tool} "$@" >> {tmp_path}/calls\ntest ! -e {tmp_path}/fail-{tool}\n'
-        )
-        (tools / tool).chmod(0o755)
-    settings = {"OUT": str(out), "DOCTOR": "0", "PATH": f"{tools}:{os.environ['PATH']}"}
+    settings = {"OUT": str(tmp_path / "out"), "DOCTOR": "0", "PATH": tools(tmp_path)}
     (tmp_path / "fail-deepspeed").touch()
     first = recipe("run_all.sh", **settings)
-    assert first.returncode == 2
-    assert "stage sft failed" in first.stderr.splitlines()[-1]
+    assert first.returncode == 1
+    assert "stage sft failed (exit 1)" in first.stderr.splitlines()[-1]
     (tmp_path / "fail-deepspeed").unlink()
     (tmp_path / "calls").unlink()
     second = recipe("run_all.sh", **settings)
     assert second.returncode == 0, second.stderr
-    assert "pool: done before" in second.stdout and "sft-data: done before" in second.stdout
+    assert [line.split()[0] for line in second.stdout.splitlines() if "done before" in line] == ["pool", "sft-data"]
     calls = (tmp_path / "calls").read_text()
     assert "deepspeed" in calls and "cli.sample_team" not in calls and "report.py" in calls
     third = recipe("run_all.sh", SEED="7", **settings)
     assert third.returncode == 2
     assert "stage pool began with other commands" in third.stderr
+    assert len(third.stderr.splitlines()) == 1
+
+
+def test_keys_reach_the_job_and_are_never_printed(tmp_path):
+    team = (ROOT / "recipes/team_paper.yaml").read_text()
+    team += "  - {name: far, model: m, engine: openai, engine_args: {base_url: 'http://x/v1', api_key_env: FAR_KEY}}\n"
+    (tmp_path / "team.yaml").write_text(team)
+    keys = {"FAR_KEY": 'far"s $ecret', "OPENAI_API_KEY": "other-secret", "MINE": "my-secret", "KEYS": "MINE NOT_SET"}
+    settings = {**keys, "TEAM": str(tmp_path / "team.yaml"), "OUT": str(tmp_path / "out"), "PATH": tools(tmp_path)}
+    done = recipe("sample_team.sh", **settings)
+    assert done.returncode == 0, done.stderr
+    (given,) = [json.loads(text)["env_vars"] for text in (tmp_path / "runtime_env").read_text().splitlines()]
+    assert {name: given[name] for name in given if name in keys} == {n: keys[n] for n in list(keys)[:3]}
+    assert given["OPENRLHF_MLPO_CPU"] == "0" and "NOT_SET" not in given
+    assert '\\"FAR_KEY\\":\\ \\"$FAR_KEY\\"' in done.stdout
+    printed = done.stdout + done.stderr + (tmp_path / "calls").read_text()
+    assert "ecret" not in printed
+    dry = recipe("sample_team.sh", DRY_RUN="print", **settings)
+    assert dry.stdout == done.stdout
 
 
 def test_budgets_fit_the_smallest_context():

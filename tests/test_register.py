@@ -9,14 +9,16 @@ import importlib.util
 import inspect
 import re
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from openrlhf_mlpo import cpu
+from openrlhf_mlpo.cli import train_mlpo_ray
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.train import flags, seams
+from openrlhf_mlpo.train import flags, inputs, seams
 from tests.conftest import ROOT
 
 cpu.activate() if cpu.use_cpu() else None
@@ -175,16 +177,37 @@ def test_a_version_not_tested_is_one_warning(monkeypatch, capsys, installed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", [True, False])
-def test_the_policy_worker_that_is_started_is_ours(pool, tmp_path):
-    """What OpenRLHF's `train()` really hands to Ray: it imported the class when it was loaded, before any flag."""
-    from openrlhf_mlpo.cli.dry_run import check_command
+def test_the_policy_worker_that_is_started_is_ours(pool, tmp_path, monkeypatch):
+    """What OpenRLHF's `train()` would hand to Ray: it imported the class when it was loaded, before any flag."""
+    import openrlhf.trainer.ppo_trainer as ppo_trainer
+    import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+    import openrlhf.trainer.ray.ppo_actor as ppo_actor
+    import openrlhf.utils
+    import ray
+
     from openrlhf_mlpo.train.trainer import MLPOPolicyModelActor
 
+    class Started(BaseException):
+        pass
+
+    def start(_args):
+        raise Started(sys.modules["__main__"].PolicyModelActor)
+
+    for module, name in (
+        (ppo_trainer, "PPOTrainer"),
+        (ppo_trainer_async, "PPOTrainerAsync"),
+        (ppo_actor, "PolicyModelActor"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back in the end
+    monkeypatch.setattr(inputs, "check_files", lambda args: None)
+    monkeypatch.setattr(openrlhf.utils, "get_strategy", start)  # the first thing that train() calls
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     command = (
-        f"python3 -m openrlhf_mlpo.cli.train_mlpo_ray --actor.model_name_or_path x --reward.remote_url \
-{ROOT}/reward_fns/auto_reward.py --rollout.max_new_tokens 16 --rollout.n_samples_per_prompt 2 --vllm.num_engines 1 \
---algo.kl.init_coef 0 "
+        f"--actor.model_name_or_path x --reward.remote_url {ROOT}/reward_fns/auto_reward.py "
+        "--rollout.max_new_tokens 16 --rollout.n_samples_per_prompt 2 --vllm.num_engines 1 --algo.kl.init_coef 0 "
         + (f"--mlpo.pool {tmp_path}" if pool else "--algo.advantage.estimator dr_grpo")
     )
-    (policy,) = check_command(command).actors
-    assert issubclass(policy, MLPOPolicyModelActor) == pool
+    monkeypatch.setattr(sys, "argv", ["train_mlpo_ray", *command.split()])
+    with pytest.raises(Started) as started:
+        train_mlpo_ray.main()
+    assert issubclass(seams.plain_class(started.value.args[0]), MLPOPolicyModelActor) == pool

@@ -20,9 +20,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from openrlhf_mlpo.cli.options import Parser, add_drop_flag, at_least, between, json_object
 from openrlhf_mlpo.engines import ENGINES
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.flags import Parser, add_drop_flag, at_least, between, json_object
 from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.pool.draw import keep_questions
 from openrlhf_mlpo.pool.format import open_pool

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from openrlhf_mlpo.cli.options import Parser, add_columns_flag, at_least
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.flags import Parser, add_columns_flag, at_least
 from openrlhf_mlpo.questions import TASKS
 from openrlhf_mlpo.sources import check_rows, open_source, parse_columns
 

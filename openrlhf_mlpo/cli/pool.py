@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from openrlhf_mlpo.cli.options import Parser, add_drop_flag
 from openrlhf_mlpo.errors import UserError, run_cli
-from openrlhf_mlpo.flags import Parser, add_drop_flag
 from openrlhf_mlpo.pool.summary import plot, summarize, table
 
 

@@ -1,4 +1,4 @@
-"""Runs one of OpenRLHF's own entry points, on a machine without a GPU too.
+"""Run one of OpenRLHF's own entry points, on a machine without a GPU too.
 
     python3 -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft --model.model_name_or_path …
 
@@ -64,14 +64,21 @@ def _single_process_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def parse_args(argv: list[str]) -> tuple[str, list[str]]:
+    """The entry point of OpenRLHF and what follows it. Raises UserError when it is none."""
+    if not argv or not argv[0].startswith("openrlhf.cli."):
+        named = argv[0] if argv else ""
+        raise UserError(f"{named!r} is not an entry point of OpenRLHF; give one such as openrlhf.cli.train_sft")
+    return argv[0], argv[1:]
+
+
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__.strip())
         return
-    if not sys.argv[1].startswith("openrlhf.cli."):
-        raise UserError(f"{sys.argv[1]!r} is not an entry point of OpenRLHF; give one such as openrlhf.cli.train_sft")
+    module, argv = parse_args(sys.argv[1:])
     flags.check_openrlhf()
-    run_module(sys.argv[1], sys.argv[2:])
+    run_module(module, argv)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import argparse
 import functools
 from collections.abc import Sequence
 
+from openrlhf_mlpo.cli.options import Parser, add_question_flags, at_least
 from openrlhf_mlpo.errors import run_cli
-from openrlhf_mlpo.flags import Parser, add_question_flags, at_least
 from openrlhf_mlpo.pool.sample import conversation_of, manifest, sample_agent
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.prompts.templates import load_template

@@ -69,31 +69,41 @@ def find_model(name: str) -> Model | None:
     )
 
 
-def training_memory(
-    model: Model,
-    *,
-    gpus: int,
-    zero_stage: int,
-    train_tokens: int,
-    rollout_tokens: int = 0,
-    checkpointing: bool = True,
-    adam_offload: bool = False,
-    reference: bool = False,
-    lora_rank: int = 0,
-) -> dict[str, float]:
-    """Bytes on each training GPU, by part. Tokens are those of the longest micro batch."""
-    n = model.parameters
+@dataclass(frozen=True)
+class Training:
+    """A training of OpenRLHF, as far as memory, context and disk go; tokens are those of the longest micro batch."""
+
+    model: str
+    gpus: int
+    zero_stage: int
+    train_tokens: int
+    rollout_tokens: int = 0
+    checkpointing: bool = True
+    adam_offload: bool = False
+    reference: bool = False
+    lora_rank: int = 0
+    vllm: float = 0.0  # share of each GPU's memory that an engine takes beside it
+    asleep: bool = False  # then that engine keeps 1 GiB
+    max_len: int = 0
+    output: str = ""  # folder of the model
+    checkpoints: str = ""  # folder of `kept` checkpoints
+    kept: int = 0
+
+
+def training_memory(model: Model, training: Training) -> dict[str, float]:
+    """Bytes on each training GPU, by part."""
+    n, stage = model.parameters, training.zero_stage
     # LoRA on all linear layers of a model of this kind adds about 1/3000 of it per rank.
-    trained = min(n, n * lora_rank / 3000) if lora_rank else n
-    sharded = gpus if zero_stage == 3 else 1
-    layers = 2 * (model.layers + 40) if checkpointing else 34 * model.layers
+    trained = min(n, n * training.lora_rank / 3000) if training.lora_rank else n
+    sharded = training.gpus if stage == 3 else 1
+    layers = 2 * (model.layers + 40) if training.checkpointing else 34 * model.layers
     return {
         "weights": 2 * n / sharded,
-        "gradients": 2 * trained / (gpus if zero_stage >= 2 else 1),
-        "optimizer": 0 if adam_offload else 12 * trained / (gpus if zero_stage >= 1 else 1),
-        "reference": 2 * n / sharded if reference else 0,
-        "activations": train_tokens * model.hidden * layers,
-        "logits": max(12 * train_tokens, 6 * rollout_tokens) * model.vocabulary,
+        "gradients": 2 * trained / (training.gpus if stage >= 2 else 1),
+        "optimizer": 0 if training.adam_offload else 12 * trained / (training.gpus if stage >= 1 else 1),
+        "reference": 2 * n / sharded if training.reference else 0,
+        "activations": training.train_tokens * model.hidden * layers,
+        "logits": max(12 * training.train_tokens, 6 * training.rollout_tokens) * model.vocabulary,
         "overhead": OVERHEAD,
     }
 

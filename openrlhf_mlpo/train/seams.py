@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-TESTED_VERSION = OPENRLHF_VERSION = "0.11.2"
+TESTED_VERSION = "0.11.2"
 SUPPORTED = ">=0.11.2,<0.12"
 TRAIN_MODULE = "openrlhf.cli.train_ppo_ray"
 _TRAINER, _ASYNC = "openrlhf.trainer.ppo_trainer", "openrlhf.trainer.ppo_trainer_async"

@@ -24,10 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, required=True, help="the quickstart run's folder")
     folder = parser.parse_args().dir
-    try:
-        stages = json.loads((folder / "stages.json").read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no quickstart run here (stages.json is missing)") from None
+    records = {file.stem: json.loads(file.read_text()) for file in (folder / "stages").glob("*.json")}
+    stages = {name: r for name, r in sorted(records.items(), key=lambda item: item[1]["began"]) if r["finished"]}
+    if not stages:
+        raise UserError(f"{folder}: no quickstart run here (stages/ holds no finished stage)")
     seconds = {name: stage["seconds"] for name, stage in stages.items()}
     summary = summarise(folder / "eval", wall_seconds={**seconds, "total": round(sum(seconds.values()), 1)})
     summary["commands"] = {name: stage["command"] for name, stage in stages.items()}

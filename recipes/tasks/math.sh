@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # MATH: trained on its 7,500 training questions, tested on MATH-500.
 set -euo pipefail
 TRAIN_DATA=${TRAIN_DATA:-EleutherAI/hendrycks_math} TRAIN_SPLIT=${TRAIN_SPLIT-train}

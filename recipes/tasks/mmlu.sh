@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # MMLU: trained on its 1,531 validation questions, tested on the 14,042 of its test split. The 99,842 questions of
 # TRAIN_SPLIT=auxiliary_train come from other benchmarks and stand in order of source: shuffle them before a LIMIT.
 set -euo pipefail
