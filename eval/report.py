@@ -21,6 +21,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 # A script's own folder comes first on the path, where `evaluate` and `report` would shadow other packages.
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -39,30 +41,36 @@ def draw(groups: Sequence, runs: Mapping[str, Run], training: Mapping, out: Path
     from eval.reporting import plots
 
     drawn: dict[str, tuple[str, str]] = {}
-    main = groups[0].runs
+    levels = (MAJORITY, BEST, ROUTER, ORACLE)
 
-    def by_round(name: str, of: Sequence[Run], caption: str, title: str = "") -> None:
-        flat = {s: analysis.accuracy(of, s)["accuracy"] for s in (MAJORITY, BEST, ROUTER, ORACLE) if of[0].has(s)}
+    def rounds(name: str, of: Sequence[Run], caption: str, title: str = "") -> None:
+        flat = {s: analysis.accuracy(of, s)["accuracy"] for s in levels if of[0].has(s)}
         if len(table := analysis.by_round(of)):
-            plots.rounds(table, out / name, flat)
-            drawn[name] = (caption, title)
+            names = [str(number + 1) for number in range(table["round"].max() + 1)]
+            plots.lines(table, out / name, "round", "rounds played", names, flat)
+            drawn[name] = (f"{caption}, with 95 % intervals", title)
 
-    by_round("rounds.png", main, f"Accuracy by round, with 95 % intervals ({groups[0].title})")
+    rounds("rounds.png", groups[0].runs, f"Accuracy by round ({groups[0].title})")
     systems = {title: analysis.systems(run) for title, run in runs.items()}
     for index, (title, run) in enumerate(runs.items()):
         tail = "" if len(runs) == 1 else f"_{index}"
-        team = System("leader_team", (run.leaders or [""])[0])
-        plots.comparison(systems[title], out / f"comparison{tail}.png", team)
+        plots.comparison(systems[title], out / f"comparison{tail}.png", System("leader_team", (run.leaders or [""])[0]))
         drawn[f"comparison{tail}.png"] = (f"Accuracy of every system ({title})", title)
         if tail:
-            by_round(f"rounds{tail}.png", [run], f"Accuracy by round ({title})", title)
+            rounds(f"rounds{tail}.png", [run], f"Accuracy by round ({title})", title)
         if len(strata := analysis.by_correct_agents(run)):
-            shown = [s for s in run.table if s.method == "leader_team" or s in (MAJORITY, BEST, ROUTER)]
-            plots.by_correct(strata, out / f"by_correct_agents{tail}.png", shown)
-            drawn[f"by_correct_agents{tail}.png"] = (f"Accuracy by number of correct agents ({title})", title)
+            chosen = [s.method == "leader_team" or s in levels[:3] for s in strata["system"]]
+            strata = strata[chosen].rename(columns={"system": "series"})
+            names = [str(right) for right in range(len(run.agents) + 1)]
+            name, label = f"by_correct_agents{tail}.png", "agents whose first response is right"
+            plots.lines(strata, out / name, "group", label, names)
+            drawn[name] = (f"Accuracy by number of correct agents ({title})", title)
     if len(runs) > 1:
-        shown = [s for s in main[0].table if s.method != "agent" and not s.budget][:8]
-        plots.across(systems, out / "across.png", shown)
+        chosen = [s for s in groups[0].runs[0].table if s.method == "leader_team" or s in levels]
+        wide = pd.concat(systems, names=["run", "series"]).reset_index()
+        wide = wide[wide["series"].isin(chosen)]
+        wide = wide.assign(at=wide["run"].map(list(runs).index))
+        plots.lines(wide, out / "across.png", "at", "run", [title.replace(", ", "\n", 1) for title in runs])
         drawn["across.png"] = ("The same systems over the runs", "")
     if curves := telling(training):
         plots.learning_curves(curves, out / "learning_curves.png")

@@ -11,7 +11,6 @@ from eval.reporting.stats import (
     holm,
     mcnemar,
     paired,
-    sign_flip,
     stratified_interval,
     too_few,
     verdict,
@@ -160,23 +159,20 @@ def test_shares_that_cancel_do_not_pass_for_a_difference():
     assert bootstrap_interval(np.array([1.0] + [0.0] * 899))[0] == 0.0
 
 
-@pytest.mark.parametrize(("only_a", "only_b"), [(1, 7), (6, 6), (9, 2), (0, 5), (1, 0), (0, 0)])
-def test_sign_flip_is_mcnemars_exact_test(only_a, only_b):
-    a, b = outcomes(3, only_a, only_b, 4)
-    assert sign_flip((a - b) / 17) == pytest.approx(mcnemar(only_a, only_b))
-
-
-def test_sign_flip_of_many():
-    a, b = outcomes(794, 150, 120, 570)
-    assert sign_flip(a - b, seed=3) == pytest.approx(mcnemar(150, 120), abs=0.02)
-    assert sign_flip(a - b, seed=3) == sign_flip(a - b, seed=3)
-
-
 def test_paired():
     a, b = outcomes(50, 30, 10, 10)
     test = paired([pd.Series(a - b)])
     assert (test["diff"], test["only_a"], test["only_b"], test["n"]) == (pytest.approx(0.2), 30, 10, 100)
     assert test["low"] > 0 and test["p"] == mcnemar(30, 10)
+
+
+def test_p_of_several_runs_counts_a_question_once():
+    first = pd.Series([1.0, 1.0, 0.0, -1.0], index=list("abcd"))
+    second = pd.Series([1.0, -1.0, 1.0], index=list("abe"))
+    test = paired([first, second])
+    # a: 1/8 + 1/6; b: 1/8 - 1/6; d: -1/8; e: 1/6
+    assert (test["only_a"], test["only_b"], test["n"]) == (2, 2, 5) and test["p"] == 1.0
+    assert test["diff"] == pytest.approx((first.mean() + second.mean()) / 2)
 
 
 def test_intervals_cover():

@@ -14,7 +14,7 @@ def rate(outcomes: pd.Series) -> dict:
     """How many (`n`), what share of them is right (`accuracy`), and the ends of its Wilson interval."""
     n, right = len(outcomes), int(outcomes.sum())
     low, high = wilson(right, n)
-    return {"n": n, "accuracy": right / n if n else None, "low": low, "high": high}
+    return {"n": n, "accuracy": right / n, "low": low, "high": high}
 
 
 def accuracy(runs: Sequence[Run], system: System) -> dict:
@@ -40,7 +40,7 @@ def by_round(runs: Sequence[Run]) -> pd.DataFrame:
     for system in (System("leader_team", name) for name in runs[0].leaders):
         if all(run.has(system) for run in runs):
             for number in runs[0].rounds(system):
-                found.append({"leader": system.leader, "round": number, **accuracy(runs, system.at(number))})
+                found.append({"series": system, "round": number, **accuracy(runs, system.at(number))})
     return pd.DataFrame(found)
 
 
@@ -51,9 +51,8 @@ def team_effects(run: Run) -> pd.DataFrame:
     `misled`: of those on which a majority was right, how many it got wrong. No majority: counted in neither.
     """
     found = []
-    for (leader, number), rows in run.rows[run.rows["method"] == "leader_team"].groupby(
-        ["leader", "round"], sort=False
-    ):
+    of_team = run.rows[run.rows["method"] == "leader_team"]
+    for (leader, number), rows in of_team.groupby(["leader", "round"], sort=False):
         right, majority = rows["correct"].astype(bool), rows["majority_now"]
         override, misled = right[majority.eq(False)], ~right[majority.eq(True)]
         found.append(

@@ -51,18 +51,9 @@ def explorer(run: Run, title: str, room: int) -> dict:
     note = f"Transcripts of {len(transcripts)} questions are in this page, won and lost first; all: transcripts.jsonl."
     if kept < len(questions):
         note += f" The table holds the first {kept} of {len(questions)} questions, to keep the page small."
-    return {
-        "label": title,
-        "systems": list(map(str, systems)),
-        "shown_as": list(map(shown_as, systems)),
-        "a": a,
-        "b": b,
-        "subjects": subjects,
-        "team": len(run.agents),
-        "questions": questions[:kept],
-        "transcripts": transcripts,
-        "note": note,
-    }
+    return {"label": title, "systems": list(map(str, systems)), "shown_as": list(map(shown_as, systems)), "a": a,
+            "b": b, "subjects": subjects, "team": len(run.agents), "questions": questions[:kept], "note": note,
+            "transcripts": transcripts}  # fmt: skip
 
 
 def shown_as(system: System) -> str:

@@ -17,7 +17,7 @@ MEANING = """*holds*: the 95 % interval of the paired difference is above 0 and 
 same below 0; *not shown*: neither; *too few*: the two differ on so few questions (under six) that no outcome could have
 shown it. A claim holds where each of its parts does. Intervals: Wilson (accuracy); percentile bootstrap over questions,
 9,999 resamples (differences). p: McNemar's exact test; Holm: adjusted over the claims' comparisons. *together*: the
-mean over runs, each resampled by itself, as each is a training of its own; p: random signs, at least 0.0002."""
+mean over runs, each resampled by itself, as each is a training of its own."""
 NOTES = {
     "Accuracy and cost": """Means per question. *steps*: model calls that must follow each other; *serial tokens*: those
 generated along the longest of them, a latency without the machine; *seconds*: this machine's share of batched time.""",
@@ -173,11 +173,13 @@ def teams_blocks(teams: pd.DataFrame) -> list[Block]:
 
 def comparisons(tests: pd.DataFrame) -> pd.DataFrame:
     """All that was tested, with the numbers of questions that only one got right."""
-    made = tests[tests["verdict"] != UNTESTED].drop(columns=["low", "high", "only_b"])
-    counts = [f"{row.only_a} / {row.only_b}" for row in tests.loc[made.index].itertuples()]
-    differences = tests.loc[made.index].apply(difference, axis=1)
-    values = {name: made[name].map(p_value) for name in ("p", "p_holm")}
-    return made.assign(diff=differences, only_a=counts, **values).reset_index() if len(made) else made
+    made = tests[tests["verdict"] != UNTESTED]
+    if not len(made):
+        return made
+    counts = [f"{test.only_a} / {test.only_b}" for test in made.itertuples()]
+    p = {name: made[name].map(p_value) for name in ("p", "p_holm")}
+    shown = made.assign(diff=made.apply(difference, axis=1), only_a=counts, **p)
+    return shown.drop(columns=["low", "high", "only_b"]).reset_index()
 
 
 def run_blocks(run: Run, title: str, tests: pd.DataFrame) -> list[Block]:
@@ -196,11 +198,8 @@ def run_blocks(run: Run, title: str, tests: pd.DataFrame) -> list[Block]:
     for heading, frame in parts.items():
         if len(frame):
             blocks += [f"### {heading}", tidy(frame), *([NOTES[heading]] if heading in NOTES else [])]
-    by_kind = analysis.by_kind(run)
-    for heading, found in (
-        ("number of correct agents", analysis.by_correct_agents(run)),
-        ("task and subject", by_kind),
-    ):
+    strata = {"number of correct agents": analysis.by_correct_agents(run), "task and subject": analysis.by_kind(run)}
+    for heading, found in strata.items():
         if len(found):
             found["group"] = [f"{group} (n={n})" for group, n in zip(found["group"], found["n"], strict=True)]
             wide = found.set_index([found["system"].map(str), "group"])["accuracy"].unstack(sort=False)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, bootstrap, permutation_test
+from scipy.stats import binomtest, bootstrap
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -57,28 +57,6 @@ def stratified_interval(strata: Sequence[Sequence[float]], seed: int = 0) -> tup
     return round(fixed + float(low), 12), round(fixed + float(high), 12)
 
 
-def sign_flip(shares: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p of no difference, from the sum of paired differences under random changes of their signs.
-
-    scipy's permutation test of paired samples. With one pair per question and no weights it is McNemar's test; unlike
-    it, it takes the mean of a question's several pairs. At least 2 / (resamples + 1) where not all signs can be tried.
-    """
-    moved = np.asarray(shares, dtype=float)
-    moved = moved[moved != 0]
-    if len(moved) < 2:  # either sign is as likely; scipy asks for two
-        return 1.0
-    test = permutation_test(
-        (moved,),
-        lambda sample, axis=-1: np.round(sample.sum(axis=axis), 12),  # equal sums must tie
-        permutation_type="samples",
-        n_resamples=RESAMPLES,
-        batch=max(1, 2_000_000 // len(moved)),
-        rng=np.random.default_rng(seed),
-        vectorized=True,
-    )
-    return float(min(1.0, test.pvalue))
-
-
 def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided p of McNemar's exact test, from the questions that only one of the two got right."""
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
@@ -100,16 +78,15 @@ def shares(by_run: Sequence[pd.Series]) -> tuple[pd.Series, list[pd.Series]]:
 def paired(differences: Sequence[pd.Series], seed: int = 0) -> dict:
     """Two systems on the same questions, from their differences by question id (1, 0, -1), a Series per run.
 
-    `diff`: the mean over runs; `low`, `high`: its 95 % interval; `p`: McNemar's, of several runs that of random signs;
-    `only_a`, `only_b`: questions that tell for one and for the other; `n`. It is about these trainings and more
-    questions; how far trainings differ is seen in the runs' own differences.
+    `diff`: the mean over runs; `low`, `high`: its 95 % interval; `only_a`, `only_b`: questions that tell for one or the
+    other; `p`: McNemar's exact test of these; `n`: questions. It is about these trainings and more questions; how
+    far trainings differ is seen in the runs' own differences.
     """
     sums, strata = shares(differences)
     only_a, only_b = int((sums > 0).sum()), int((sums < 0).sum())
     low, high = stratified_interval(strata, seed)
-    p = mcnemar(only_a, only_b) if len(differences) == 1 else sign_flip(sums, seed)
-    found = {"diff": float(sums.sum()), "low": low, "high": high, "p": p, "only_a": only_a, "only_b": only_b}
-    return {**found, "n": len(sums)}
+    counts = {"only_a": only_a, "only_b": only_b, "n": len(sums), "p": mcnemar(only_a, only_b)}
+    return {"diff": float(sums.sum()), "low": low, "high": high, **counts}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

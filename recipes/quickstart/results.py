@@ -14,126 +14,118 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from eval.reporting.claims import step_pairs  # noqa: E402
+from eval.reporting.claims import GRPO, UNTRAINED, Pair, step_pairs  # noqa: E402
 from eval.reporting.markdown import arrows, difference, table  # noqa: E402
+from eval.reporting.runs import BEST, MAJORITY, ORACLE, System  # noqa: E402
 
-TEAM, BEFORE, SOLO = "leader_team[mlpo]", "leader_team[untrained]", "leader_solo[mlpo]"
+TEAM, BEFORE = System("leader_team", "mlpo"), System("leader_team", UNTRAINED)
+SOLO = System("leader_solo", "mlpo")
 ROWS = {
     "leader + team, after MLPO": TEAM,
     "leader + team, before MLPO": BEFORE,
-    "majority vote": "majority_vote",
-    "best agent": "best_agent",
+    "majority vote": MAJORITY,
+    "best agent": BEST,
     "leader alone, after MLPO": SOLO,
-    "leader alone, before MLPO": "leader_solo[untrained]",
-    "leader alone, plain GRPO on as many rollouts": "leader_solo[grpo]",
-    "any agent right (oracle)": "oracle",
+    "leader alone, before MLPO": System("leader_solo", UNTRAINED),
+    "leader alone, plain GRPO on as many rollouts": System("leader_solo", GRPO),
+    "any agent right (oracle)": ORACLE,
 }
-# (system, round, against, its round); None: the last round, or that there are none
 COMPARISONS = {
-    "leader + team, round 0 − majority vote": (TEAM, 0, "majority_vote", None),
-    "leader + team, round 0 − best agent": (TEAM, 0, "best_agent", None),
-    "leader + team, round 0 − before MLPO": (TEAM, 0, BEFORE, 0),
-    "leader + team, last round − majority vote": (TEAM, None, "majority_vote", None),
-    "leader + team, last round − best agent": (TEAM, None, "best_agent", None),
-    "leader + team, last round − before MLPO": (TEAM, None, BEFORE, None),
-    "leader alone − the same before MLPO": (SOLO, None, "leader_solo[untrained]", None),
-    "leader alone − plain GRPO alone": (SOLO, None, "leader_solo[grpo]", None),
-    "leader + team, last round − round 0": (TEAM, None, TEAM, 0),
+    "leader + team, round 0 − majority vote": Pair(TEAM.at(0), MAJORITY),
+    "leader + team, round 0 − best agent": Pair(TEAM.at(0), BEST),
+    "leader + team, round 0 − before MLPO": Pair(TEAM.at(0), BEFORE.at(0)),
+    "leader + team, last round − majority vote": Pair(TEAM, MAJORITY),
+    "leader + team, last round − best agent": Pair(TEAM, BEST),
+    "leader + team, last round − before MLPO": Pair(TEAM, BEFORE),
+    "leader alone − the same before MLPO": Pair(SOLO, System("leader_solo", UNTRAINED)),
+    "leader alone − plain GRPO alone": Pair(SOLO, System("leader_solo", GRPO)),
+    "leader + team, last round − round 0": Pair(TEAM, TEAM.at(0)),
 }
 
 
 class Results:
-    """The long table of report.csv: `values` and `test` look up what a cell of a table shows."""
+    """The long table of report.csv: `of` gives rows, `difference` a cell of a table."""
 
     def __init__(self, file: Path):
         self.rows = pd.read_csv(file, dtype={"seed": str, "round": "Int64", "against_round": "Int64"})
 
     def of(self, metric: str, **columns: object) -> pd.DataFrame:
+        """Rows of a metric in which the columns have these values; None: in which they are blank."""
         rows = self.rows[self.rows["metric"] == metric]
         for name, value in columns.items():
             rows = rows[rows[name].isna() if value is None else rows[name].eq(value).fillna(False)]
         return rows
 
-    def seeds(self, runs: str) -> list[str]:
-        return [seed for seed in self.rows.loc[self.rows["runs"] == runs, "seed"].unique() if seed != "together"]
-
-    def test(self, runs: str, seed: str, system: str, number: int | None, against: str, its: int | None) -> dict | None:
-        columns = {"system": system, "round": number, "against": against, "against_round": its, "agents_right": None}
+    def difference(self, runs: str, seed: str, pair: Pair) -> str:
+        a, b = ({"system": str(system.at(None)), "round": system.round} for system in (pair.a, pair.b))
+        columns = {**a, "against": b["system"], "against_round": b["round"], "agents_right": None}
         rows = self.of("difference", runs=runs, seed=seed, **columns).rename(columns={"value": "diff"})
-        return rows.iloc[0].to_dict() if len(rows) else None
+        return difference(rows.iloc[0]) if len(rows) else ""
 
 
 def tables(results: Results) -> str:
     """All tables, as they stand in docs/results_quickstart.md."""
     parts = [accuracies(results, "team", "accuracy"), comparisons(results), revising(results), verdicts(results)]
-    parts += [steps(results), teams(results), accuracies(results, "real BBH rows", "75 real BBH rows")]
-    return "\n\n".join(map(table, parts))
+    parts += [steps(results), teams(results), accuracies(results, "real BBH rows", "accuracy on real BBH rows")]
+    return "\n\n".join(table(part) for part in parts if len(part))
 
 
 def accuracies(results: Results, runs: str, heading: str) -> pd.DataFrame:
-    columns = {heading: list(ROWS)}
-    for seed in results.seeds(runs):
-        of_systems = [results.of("accuracy", runs=runs, seed=seed, system=system)["value"] for system in ROWS.values()]
-        columns[f"seed {seed}"] = [arrows(values) for values in of_systems]
-    return pd.DataFrame(columns).loc[lambda frame: frame.iloc[:, 1] != ""]
+    """A row per system that was evaluated, a column per seed, the rounds with arrows between them."""
+    rows = []
+    for title, system in ROWS.items():
+        by_seed = results.of("accuracy", runs=runs, system=str(system)).groupby("seed")["value"]
+        cells = {f"seed {seed}": arrows(values) for seed, values in by_seed if seed != "together"}
+        rows += [{heading: title, **cells}] if cells else []
+    return pd.DataFrame(rows)
 
 
 def comparisons(results: Results) -> pd.DataFrame:
-    by_seed = {
-        f"seed {seed}": [difference(results.test("team", seed, *pair)) for pair in COMPARISONS.values()]
-        for seed in results.seeds("team")
-    }
+    seeds = [seed for seed in results.of("difference", runs="team")["seed"].unique() if seed != "together"]
+    by_seed = {f"seed {s}": [results.difference("team", s, pair) for pair in COMPARISONS.values()] for s in seeds}
     return pd.DataFrame({"difference, 95 % interval": list(COMPARISONS), **by_seed})
 
 
 def revising(results: Results) -> pd.DataFrame:
     """Share of the leader's outputs in round 0 that revise an answer, and of those that end right."""
-    found = results.of("revises", runs="team", round=0)
+    found = results.of("revises", runs="team", round=0).set_index(["system", "seed"])["value"]
     right = results.of("right, of revising outputs", runs="team", round=0).set_index(["system", "seed"])["value"]
-    shown = found.assign(
-        cell=[
-            f"{row.value:.3f}, " + ("–" if pd.isna(r := right[row.system, row.seed]) else f"{r:.3f}")
-            for row in found.itertuples()
-        ]
-    )
-    wide = shown.set_index(["system", "seed"])["cell"].unstack(sort=False).add_prefix("seed ").reset_index()
-    return wide.assign(system=wide["system"] + ", round 0").rename(
-        columns={"system": "revising outputs, of them right"}
-    )
+    cells = found.map("{:.3f}, ".format) + right.map("{:.3f}".format).where(right.notna(), "–")
+    wide = cells.unstack(sort=False).add_prefix("seed ")
+    wide.insert(0, "revising outputs, of them right", wide.index + ", round 0")
+    return wide
 
 
 def verdicts(results: Results) -> pd.DataFrame:
     words = results.of("claim", runs="team").set_index(["system", "seed"])["verdict"].unstack(sort=False)
-    words = words.rename(columns=lambda seed: seed if seed == "together" else f"seed {seed}").reset_index()
-    return words.assign(system=words["system"].map("({})".format)).rename(columns={"system": "claim"})
+    words.columns = [seed if seed == "together" else f"seed {seed}" for seed in words]
+    words.insert(0, "claim", words.index.map("({})".format))
+    return words
 
 
 def steps(results: Results) -> pd.DataFrame:
     """What each step of training brought, over all seeds."""
-    names = results.of("revises", runs="team")["system"].str.extract(r"leader_team\[(.*)\]")[0].dropna().unique()
-    found = []
-    for system, what, pair in step_pairs(list(names)):
-        if pair and (
-            test := results.test(
-                "team", "together", str(pair.a.at(None)), pair.a.round, str(pair.b.at(None)), pair.b.round
-            )
-        ):
-            found.append(
-                {"step of training": f"{system}: {what}", "against": pair.b.leader, "together": difference(test)}
-            )
-    return pd.DataFrame(found)
+    leaders = results.of("revises", runs="team")["system"].str.extract(r"leader_team\[(.*)\]")[0].dropna().unique()
+    rows = [
+        {"step of training": f"{pair.a}: {what}", "against": pair.b.leader,
+         "together": results.difference("team", "together", pair)}
+        for pair, what in step_pairs(list(leaders))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def teams(results: Results) -> pd.DataFrame:
     """The leader with its own team and with others, over all seeds."""
-    found = []
-    for runs, rows in results.of("accuracy", seed="together").groupby("runs", sort=False):
-        tests = [results.test(runs, "together", TEAM, None, other, None) for other in (BEFORE, "majority_vote")]
-        rounds = arrows(rows.loc[rows["system"] == TEAM, "value"])
-        vote = rows.loc[rows["system"] == "majority_vote", "value"].iloc[0]
-        found.append({"team": runs, "leader + team, by round": rounds, "majority vote": vote,
-                      "− before MLPO": difference(tests[0]), "− majority vote": difference(tests[1])})  # fmt: skip
-    return pd.DataFrame(found)
+    rows = []
+    for runs, found in results.of("accuracy", seed="together").groupby("runs", sort=False):
+        values = found.groupby("system")["value"]
+        rows.append(
+            {"team": runs, "leader + team, by round": arrows(values.get_group(str(TEAM))),
+             "majority vote": arrows(values.get_group(str(MAJORITY))),
+             "− before MLPO": results.difference(runs, "together", Pair(TEAM, BEFORE)),
+             "− majority vote": results.difference(runs, "together", Pair(TEAM, MAJORITY))}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
