@@ -84,16 +84,16 @@ def blocks(groups: Sequence, plots: Mapping[str, tuple[str, str]], every: bool) 
     chosen = [(name, caption) for name, (caption, run) in plots.items() if every or run in ("", first)]
     picture, *others = [f"![{caption}]({name}) *{caption}*" for name, caption in chosen]
     sentence, table = markdown.overview(groups[0])
-    found: list[markdown.Block] = ["# Evaluation report", sentence, picture, table]
-    found += [*markdown.claims_blocks(groups), *markdown.teams_blocks(teams(groups)), *others]
+    text: list[markdown.Block] = ["# Evaluation report", sentence, picture, table]
+    text += [*markdown.claims_blocks(groups), *markdown.teams_blocks(teams(groups)), *others]
     for group in groups:
         for run, title, tests in zip(group.runs, group.titles, group.tests, strict=True):
             if every or title == first:
-                found += markdown.run_blocks(run, title, tests if every else tests[:0])  # report.md has the claims'
+                text += markdown.run_blocks(run, title, tests if every else tests[:0])  # report.md has the claims'
     if not every and len(groups[0].runs) + len(groups) > 2:
-        found.append("*The other runs' tables, plots and transcripts: report.html.*")
+        text.append("*The other runs' tables, plots and transcripts: report.html.*")
     versions = groups[0].runs[0].manifest.get("versions", {})
-    return [*found, "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."]
+    return [*text, "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -51,15 +51,15 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
         kind = (run.label, len(run.agents), run.manifest.get("rounds"), *run.agents, *run.leaders[:1])
         kinds.setdefault(kind, {})[name if names.count(name) == 1 else f"{name} ({run.path})"] = run
     labels = [label for label, *_ in kinds]
-    found: dict[str, Group] = {}
+    groups: dict[str, Group] = {}
     for (label, size, rounds, *_), members in kinds.items():
         title = label if labels.count(label) == 1 else f"{label} ({size} agents, rounds: {rounds})"
-        while title in found:
+        while title in groups:
             title += " *"
         chosen = list(members.values())
         together = claims.compare(chosen) if len(chosen) > 1 else None
-        found[title] = Group(title, chosen, list(members), [claims.compare([run]) for run in chosen], together)
-    return list(found.values())
+        groups[title] = Group(title, chosen, list(members), [claims.compare([run]) for run in chosen], together)
+    return list(groups.values())
 
 
 def teams(groups: Sequence[Group]) -> pd.DataFrame:
@@ -69,7 +69,7 @@ def teams(groups: Sequence[Group]) -> pd.DataFrame:
     team, so list the run with that team first; 0 is then a team it never saw.
     """
     first: dict[str, set[str]] = {}
-    found = []
+    entries = []
     for group in groups:
         run = group.runs[0]
         team = System("leader_team", (run.leaders or [""])[0])
@@ -85,5 +85,5 @@ def teams(groups: Sequence[Group]) -> pd.DataFrame:
         for key, other in {**others, "oracle": ORACLE}.items():
             here = all(run.has(other) for run in group.runs)
             row[key] = accuracy(group.runs, other)["accuracy"] if here else None
-        found.append({**row, **{f"minus_{key}": group.test(team, other) for key, other in others.items()}})
-    return pd.DataFrame(found)
+        entries.append({**row, **{f"minus_{key}": group.test(team, other) for key, other in others.items()}})
+    return pd.DataFrame(entries)

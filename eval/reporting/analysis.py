@@ -30,18 +30,18 @@ def accuracy(runs: Sequence[Run], system: System) -> dict:
 def systems(run: Run) -> pd.DataFrame:
     """By system: accuracy in the last round, interval, mean cost per question."""
     costs = run.final.groupby(run.final["system"].map(str))[list(COSTS)].mean()
-    found = [{"system": s, **rate(run.table[s]), **costs.loc[str(s)]} for s in run.table]
-    return pd.DataFrame(found).set_index("system")
+    entries = [{"system": s, **rate(run.table[s]), **costs.loc[str(s)]} for s in run.table]
+    return pd.DataFrame(entries).set_index("system")
 
 
 def by_round(runs: Sequence[Run]) -> pd.DataFrame:
     """Accuracy of leader + team by leader and round, over runs of the same leaders."""
-    found = []
+    entries = []
     for system in (System("leader_team", name) for name in runs[0].leaders):
         if all(run.has(system) for run in runs):
             for number in runs[0].rounds(system):
-                found.append({"series": system, "round": number, **accuracy(runs, system.at(number))})
-    return pd.DataFrame(found)
+                entries.append({"series": system, "round": number, **accuracy(runs, system.at(number))})
+    return pd.DataFrame(entries)
 
 
 def team_effects(run: Run) -> pd.DataFrame:
@@ -50,17 +50,17 @@ def team_effects(run: Run) -> pd.DataFrame:
     `override`: of the questions on which a majority of the team was wrong in that round, how many the leader got right;
     `misled`: of those on which a majority was right, how many it got wrong. No majority: counted in neither.
     """
-    found = []
+    entries = []
     of_team = run.rows[run.rows["method"] == "leader_team"]
     for (leader, number), rows in of_team.groupby(["leader", "round"], sort=False):
         right, majority = rows["correct"].astype(bool), rows["majority_now"]
         override, misled = right[majority.eq(False)], ~right[majority.eq(True)]
-        found.append(
+        entries.append(
             {"leader": leader, "round": int(number), **rate(right), "tokens": rows["tokens"].mean(),
              "agents": rows["n_correct_now"].mean() / len(run.agents), "override": override.mean(),
              "override_n": len(override), "misled": misled.mean(), "misled_n": len(misled)}
         )  # fmt: skip
-    return pd.DataFrame(found)
+    return pd.DataFrame(entries)
 
 
 def strata(run: Run, groups: pd.Series) -> pd.DataFrame:
@@ -68,12 +68,12 @@ def strata(run: Run, groups: pd.Series) -> pd.DataFrame:
     groups = groups.dropna().infer_objects()
     if groups.nunique() < 2:
         return pd.DataFrame()
-    found = [
+    entries = [
         {"system": system, "group": group, **rate(run.table.loc[ids, system])}
         for system in run.table
         for group, ids in groups.groupby(groups).groups.items()
     ]
-    return pd.DataFrame(found)
+    return pd.DataFrame(entries)
 
 
 def by_correct_agents(run: Run) -> pd.DataFrame:
@@ -91,14 +91,14 @@ def backtracking(run: Run) -> pd.DataFrame:
     """
     if "revised" not in run.rows:
         return pd.DataFrame()
-    rows, found = run.rows[run.rows["revised"].notna()], []
+    rows, entries = run.rows[run.rows["revised"].notna()], []
     for (_, number), group in rows.groupby([rows["system"].map(str), rows["round"].fillna(0).astype(int)], sort=False):
         revised, right = group["revised"].astype(bool), group["correct"]
-        found.append(
+        entries.append(
             {"system": group["system"].iloc[0], "round": int(number), "n": len(group), "revises": revised.mean(),
              "n_revises": int(revised.sum()), "right": right[revised].mean(), "others_right": right[~revised].mean()}
         )  # fmt: skip
-    return pd.DataFrame(found)
+    return pd.DataFrame(entries)
 
 
 def followed(run: Run) -> pd.DataFrame:
@@ -126,9 +126,9 @@ def router_agreement(run: Run) -> pd.DataFrame:
     if not run.has(ROUTER):
         return pd.DataFrame()
     router = run.final[run.final["system"] == ROUTER].set_index("id")
-    found = []
+    entries = []
     for system in (s for s in run.table if s.method == "leader_team"):
         rows = run.final[run.final["system"] == system].set_index("id").loc[router.index]
         same = (rows["correct"] & router["correct"]) | (rows["answer"].eq(router["answer"]))
-        found.append({"leader": system.leader, **rate(same)})
-    return pd.DataFrame(found)
+        entries.append({"leader": system.leader, **rate(same)})
+    return pd.DataFrame(entries)

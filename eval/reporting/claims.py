@@ -50,8 +50,8 @@ class Pair:
         if not (run.has(self.a) and run.has(self.b)):
             return None
         chosen = slice(None) if self.right is None else run.questions["n_correct_agents"].eq(self.right)
-        found = (run.outcomes(self.a) - run.outcomes(self.b))[chosen]
-        return found if len(found) else None
+        differences = (run.outcomes(self.a) - run.outcomes(self.b))[chosen]
+        return differences if len(differences) else None
 
 
 def claim_pairs(run: Run) -> list[Pair]:
@@ -61,15 +61,15 @@ def claim_pairs(run: Run) -> list[Pair]:
     equal = [s for s in run.table if s.budget == "generations" and (s.method, s.leader) == ("leader_vote", first)]
     equal += [s for s in run.table if s.budget == "generations" and s.method == "mixture_of_agents"]
     others = [BEST, MAJORITY, before, *([ROUTER] if run.has(ROUTER) else []), *equal]
-    found = [Pair(team, other, "a") for other in others]
+    pairs = [Pair(team, other, "a") for other in others]
     if run.has(team) and run.rounds(team).shape[1] > 1:
         # What training on round 0 is for is one round: the later ones also ask of the agents that they can revise.
-        found += [Pair(team.at(0), other.at(0) if other == before else other, "a, one round") for other in others]
-        found.append(Pair(team, team.at(0), "b"))
-    found += [Pair(solo, System("leader_solo", name), "c") for name in (UNTRAINED, GRPO)]
+        pairs += [Pair(team.at(0), other.at(0) if other == before else other, "a, one round") for other in others]
+        pairs.append(Pair(team, team.at(0), "b"))
+    pairs += [Pair(solo, System("leader_solo", name), "c") for name in (UNTRAINED, GRPO)]
     if len(run.agents) > 2:  # one of two is not few
-        found += [Pair(team, MAJORITY, "d", right=1), Pair(team, before, "d", right=1)]
-    return [*found, Pair(team, solo, "d", right=0, margin=MARGIN)]
+        pairs += [Pair(team, MAJORITY, "d", right=1), Pair(team, before, "d", right=1)]
+    return [*pairs, Pair(team, solo, "d", right=0, margin=MARGIN)]
 
 
 def all_pairs(run: Run) -> list[Pair]:
@@ -85,14 +85,14 @@ def all_pairs(run: Run) -> list[Pair]:
 
 def compare(runs: Sequence[Run]) -> pd.DataFrame:
     """By pair: claim, `stats.paired` over the runs, p adjusted by Holm over the claims' pairs, verdict."""
-    found = {}
+    rows = {}
     for pair in dict.fromkeys(pair for run in runs for pair in all_pairs(run)):
         differences = [d for d in map(pair.differences, runs) if d is not None]
         test = paired(differences, seed=runs[0].seed) if differences else {}
         word = verdict(**test, margin=pair.margin) if test else UNTESTED
-        found[pair] = {"claim": pair.claim, **test, "verdict": word}
+        rows[pair] = {"claim": pair.claim, **test, "verdict": word}
     columns = ["claim", "diff", "low", "high", "p", "p_holm", "only_a", "only_b", "n", "verdict"]
-    tests = pd.DataFrame(found.values(), index=pd.Index(found, dtype=object, name="pair"), columns=columns)
+    tests = pd.DataFrame(rows.values(), index=pd.Index(rows, dtype=object, name="pair"), columns=columns)
     tests = tests.astype({"only_a": "Int64", "only_b": "Int64", "n": "Int64"})
     family = (tests["claim"] != "") & tests["p"].notna()
     tests.loc[family, "p_holm"] = holm(tests.loc[family, "p"].tolist())
@@ -101,14 +101,14 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
 
 def combined(parts: pd.DataFrame) -> str:
     """The verdict on a claim from those on its parts; says so when some were not evaluated."""
-    made = parts[parts["verdict"] != UNTESTED]
-    words = set(made["verdict"])
+    tested = parts[parts["verdict"] != UNTESTED]
+    words = set(tested["verdict"])
     if not words:
         return UNTESTED
     word = FAILS if FAILS in words else HOLDS if words == {HOLDS} else OPEN if OPEN in words else FEW
     if word == FEW:
-        word += f" (n={made.loc[made['verdict'] == FEW, 'n'].min():.0f})"
-    return word + (f" ({len(made)} of {len(parts)} parts tested)" if len(made) < len(parts) else "")
+        word += f" (n={tested.loc[tested['verdict'] == FEW, 'n'].min():.0f})"
+    return word + (f" ({len(tested)} of {len(parts)} parts tested)" if len(tested) < len(parts) else "")
 
 
 def claims(tests: pd.DataFrame) -> dict[str, str]:

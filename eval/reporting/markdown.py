@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
@@ -13,11 +14,12 @@ from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System
 from eval.reporting.stats import UNTESTED
 
 MOST_LINES = 200  # of report.md; the HTML page has all rows of all runs
-MEANING = """*holds*: the 95 % interval of the paired difference is above 0 and its p below 0.05; *does not hold*: the
-same below 0; *not shown*: neither; *too few*: the two differ on so few questions (under six) that no outcome could have
-shown it. A claim holds where each of its parts does. Intervals: Wilson (accuracy); percentile bootstrap over questions,
-9,999 resamples (differences). p: McNemar's exact test; Holm: adjusted over the claims' comparisons. *together*: the
-mean over runs, each resampled by itself, as each is a training of its own."""
+MEANING = """*holds*: the 95 % interval of the paired difference is above 0 and its p below 0.05; *does not hold*:
+the same below 0; *not shown*: neither; *too few*: no outcome of so few questions could have shown it (the two
+differ on under six; to be not below by more than 0.03 takes 122 questions). A claim holds where each of its parts
+does. Intervals: Wilson (accuracy); percentile bootstrap over questions, 9,999 resamples (differences). p: McNemar's
+exact test; Holm: adjusted over the claims' comparisons. *together*: the mean over runs, each resampled by itself,
+as each is its own training."""
 NOTES = {
     "Accuracy and cost": """Means per question. *steps*: model calls that must follow each other; *serial tokens*: those
 generated along the longest of them, a latency without the machine; *seconds*: this machine's share of batched time.""",
@@ -108,12 +110,12 @@ def overview(group: Group) -> list[Block]:
     usual = dict.fromkeys([team, before, MAJORITY, BEST, ROUTER, *solos, *equal, *runs[0].table])
     shown = [system for system in usual if all(run.has(system) for run in runs)]
     ceiling = [ORACLE] if ORACLE in shown else []
-    rows = []
+    costs, rows = [analysis.systems(run)["tokens"] for run in runs], []
     for system in [*[s for s in shown if s != ORACLE][: 10 - len(ceiling)], *ceiling]:
         level = analysis.accuracy(runs, system)
         rounds = runs[0].rounds(system) if system.method == "leader_team" else [None]
         by_round = arrows(analysis.accuracy(runs, system.at(number))["accuracy"] for number in rounds)
-        tokens = sum(analysis.systems(run)["tokens"][system] for run in runs) / len(runs)
+        tokens = sum(cost[system] for cost in costs) / len(runs)
         rows.append({"system": system, **level, "accuracy": by_round, "tokens": tokens})
         if team in shown:
             rows[-1][f"{leader} + team − it"] = difference(group.test(team, system), word=True)
@@ -173,12 +175,12 @@ def teams_blocks(teams: pd.DataFrame) -> list[Block]:
 
 def comparisons(tests: pd.DataFrame) -> pd.DataFrame:
     """All that was tested, with the numbers of questions that only one got right."""
-    made = tests[tests["verdict"] != UNTESTED]
-    if not len(made):
-        return made
-    counts = [f"{test.only_a} / {test.only_b}" for test in made.itertuples()]
-    p = {name: made[name].map(p_value) for name in ("p", "p_holm")}
-    shown = made.assign(diff=made.apply(difference, axis=1), only_a=counts, **p)
+    tested = tests[tests["verdict"] != UNTESTED]
+    if not len(tested):
+        return tested
+    counts = [f"{test.only_a} / {test.only_b}" for test in tested.itertuples()]
+    p = {name: tested[name].map(p_value) for name in ("p", "p_holm")}
+    shown = tested.assign(diff=tested.apply(difference, axis=1), only_a=counts, **p)
     return shown.drop(columns=["low", "high", "only_b"]).reset_index()
 
 
@@ -199,10 +201,10 @@ def run_blocks(run: Run, title: str, tests: pd.DataFrame) -> list[Block]:
         if len(frame):
             blocks += [f"### {heading}", tidy(frame), *([NOTES[heading]] if heading in NOTES else [])]
     strata = {"number of correct agents": analysis.by_correct_agents(run), "task and subject": analysis.by_kind(run)}
-    for heading, found in strata.items():
-        if len(found):
-            found["group"] = [f"{group} (n={n})" for group, n in zip(found["group"], found["n"], strict=True)]
-            wide = found.set_index([found["system"].map(str), "group"])["accuracy"].unstack(sort=False)
+    for heading, frame in strata.items():
+        if len(frame):
+            frame["group"] = [f"{group} (n={n})" for group, n in zip(frame["group"], frame["n"], strict=True)]
+            wide = frame.set_index([frame["system"].map(str), "group"])["accuracy"].unstack(sort=False)
             blocks += [f"### By {heading}", wide.reset_index()]
     return blocks
 
@@ -213,7 +215,5 @@ def render(blocks: Iterable[Block], most: int | None = None) -> str:
 
 def fit(blocks: Sequence[Block], lines: int = MOST_LINES) -> str:
     """The text with as many rows in each table as keep it within `lines` lines, the same limit for all, at least 4."""
-    for most in range(60, 4, -1):
-        if (text := render(blocks, most)).count("\n") <= lines:
-            return text
-    return render(blocks, 4)
+    fitting = bisect_right(range(4, 61), lines, key=lambda most: render(blocks, most).count("\n"))
+    return render(blocks, max(4, 3 + fitting))

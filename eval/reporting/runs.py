@@ -79,11 +79,18 @@ class Run:
         whole = system.at(None)
         return whole in self.table and (system.round is None or system.round in self.rounds(whole))
 
+    @cached_property
+    def by_round(self) -> dict[System, pd.DataFrame]:
+        """Outcomes of systems with rounds: a row per question, a column per round."""
+        rows = self.rows[self.rows["round"].notna()].astype({"round": int, "correct": float})
+        return {
+            system: group.pivot(index="id", columns="round", values="correct").reindex(self.table.index)
+            for system, group in rows.groupby("system", sort=False)
+        }
+
     def rounds(self, system: System) -> pd.DataFrame:
-        """Outcomes of a system with rounds: a row per question, a column per round."""
-        rows = self.rows[(self.rows["system"] == system) & self.rows["round"].notna()]
-        wide = rows.pivot(index="id", columns="round", values="correct").astype(float)
-        return wide.rename(columns=int).reindex(self.table.index)
+        """Outcomes of one system by round; no columns where it has none."""
+        return self.by_round.get(system, self.table[[]])
 
     def outcomes(self, system: System) -> pd.Series:
         """Right or wrong by question, of one round where `system` names one."""

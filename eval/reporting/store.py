@@ -84,8 +84,8 @@ def summarise(run: Run | str | Path, wall_seconds: Mapping | None = None) -> dic
     systems = {name: System("leader_solo", leader) for name, leader in solos.items()}
     systems |= {system.method: system for system in (MAJORITY, BEST, ROUTER, ORACLE)}
     tests = compare([run])
-    made = records(tests[tests["verdict"] != UNTESTED].reset_index())
-    paired = {row["pair"]: {**row, "ci95": [row["low"], row["high"]]} for row in made}
+    tested = records(tests[tests["verdict"] != UNTESTED].reset_index())
+    paired = {row["pair"]: {**row, "ci95": [row["low"], row["high"]]} for row in tested}
     strata: dict[str, dict] = {}
     for row in records(analysis.by_correct_agents(run)):
         strata.setdefault(row["system"], {})[str(row["group"])] = row

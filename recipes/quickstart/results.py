@@ -88,9 +88,9 @@ def comparisons(results: Results) -> pd.DataFrame:
 
 def revising(results: Results) -> pd.DataFrame:
     """Share of the leader's outputs in round 0 that revise an answer, and of those that end right."""
-    found = results.of("revises", runs="team", round=0).set_index(["system", "seed"])["value"]
+    revising = results.of("revises", runs="team", round=0).set_index(["system", "seed"])["value"]
     right = results.of("right, of revising outputs", runs="team", round=0).set_index(["system", "seed"])["value"]
-    cells = found.map("{:.3f}, ".format) + right.map("{:.3f}".format).where(right.notna(), "–")
+    cells = revising.map("{:.3f}, ".format) + right.map("{:.3f}".format).where(right.notna(), "–")
     wide = cells.unstack(sort=False).add_prefix("seed ")
     wide.insert(0, "revising outputs, of them right", wide.index + ", round 0")
     return wide
@@ -117,8 +117,8 @@ def steps(results: Results) -> pd.DataFrame:
 def teams(results: Results) -> pd.DataFrame:
     """The leader with its own team and with others, over all seeds."""
     rows = []
-    for runs, found in results.of("accuracy", seed="together").groupby("runs", sort=False):
-        values = found.groupby("system")["value"]
+    for runs, accuracies in results.of("accuracy", seed="together").groupby("runs", sort=False):
+        values = accuracies.groupby("system")["value"]
         rows.append(
             {"team": runs, "leader + team, by round": arrows(values.get_group(str(TEAM))),
              "majority vote": arrows(values.get_group(str(MAJORITY))),

@@ -36,8 +36,8 @@ def main() -> None:
         summary["real_bbh_rows"] = {key: real[key] for key in ("n_test", "accuracy")}
     unseen = sorted((folder / "eval_unseen").glob("k*/results.jsonl"), key=lambda file: int(file.parent.name[1:]))
     for file in unseen:
-        found = summarise(file.parent)
-        kept = {key: found[key] for key in ("n_test", "accuracy", "paired")}
+        unseen_team = summarise(file.parent)
+        kept = {key: unseen_team[key] for key in ("n_test", "accuracy", "paired")}
         summary.setdefault("unseen_team", {})[file.parent.name] = kept
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print_summary(summary)
@@ -65,8 +65,8 @@ def print_summary(summary: dict) -> None:
     for row in summary["backtracking"]:
         ends = f", {row['right']:.3f} of these end right" if row["n_revises"] else ""
         print(f"  {row['system']}, round {row['round']}: {row['revises']:.3f} of outputs revise an answer{ends}")
-    for k, found in summary.get("unseen_team", {}).items():
-        accuracy = found["accuracy"]
+    for k, unseen in summary.get("unseen_team", {}).items():
+        accuracy = unseen["accuracy"]
         rounds = " -> ".join(f"{value:.3f}" for value in accuracy["leader_team"])
         print(f"unseen team, {k}: leader + team {rounds}; majority vote {accuracy['majority_vote']:.3f}")
     if real := summary.get("real_bbh_rows"):
