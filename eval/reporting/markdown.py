@@ -143,7 +143,7 @@ def claims_blocks(groups: Sequence[Group]) -> list[Block]:
     words |= {other.title: claims(other.verdicts) for other in groups[1:]}
     rows = [{"claim": f"({c}) {text}", **{head: word[c] for head, word in words.items()}} for c, text in CLAIMS.items()]
     tests = groups[0].verdicts.query(f"claim != '' and verdict != '{UNTESTED}'")
-    details = side_by_side(groups[0], tests.index)
+    details = side_by_side(groups[0], list(tests.index))
     names = [f"({pair.claim}) {pair} (n={n:.0f})" for pair, n in tests["n"].items()]
     details.insert(0, "difference, 95 % interval", names)
     blocks: list[Block] = ["## The claims", table(pd.DataFrame(rows)), MEANING, details]

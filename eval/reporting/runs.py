@@ -156,8 +156,8 @@ def check_questions(rows: pd.DataFrame, manifest: dict, file: Path) -> None:
         raise UserError(f"{file}: {len(every)} questions, but manifest.json says {expected}; {AGAIN}")
     # With a budget the round is as deep as the budget reaches, question by question.
     part = rows["round"].where(rows["budget"] == "", None).fillna(-1)
-    for (system, number), group in rows.groupby([rows["system"].map(str), part], sort=False):
-        if len(answered := set(group["id"])) < len(every):
+    for (system, number), ids in rows["id"].groupby([rows["system"].map(str), part], sort=False):
+        if len(answered := set(ids)) < len(every):
             first = next(id_ for id_ in every if id_ not in answered)
             where = f" in round {number:.0f}" if number >= 0 else ""
             raise UserError(

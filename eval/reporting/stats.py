@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import binomtest, bootstrap
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -26,22 +27,22 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def stratified_interval(strata: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+def stratified_interval(strata: Sequence[ArrayLike], seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the sum of all values, each stratum resampled by itself.
 
     Give each value its share of what is estimated: `d / n` for a mean, `d / n / runs` for a mean over runs. The
     percentile method, because the bias-corrected one needs n x n memory. Nothing that varies: that value twice.
     """
-    strata = [np.asarray(values, dtype=float) for values in strata]
-    if not sum(map(len, strata)):
+    samples = [np.asarray(values, dtype=float) for values in strata]
+    if not sum(map(len, samples)):
         return float("-inf"), float("inf")
-    vary = [values for values in strata if (values != values[0]).any()]
-    fixed = float(sum(values.sum() for values in strata if (values == values[0]).all()))
+    vary = [values for values in samples if (values != values[0]).any()]
+    fixed = float(sum(values.sum() for values in samples if (values == values[0]).all()))
     if not vary:
         return fixed, fixed
 
-    def total(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-        return sum(sample.sum(axis=axis) for sample in samples)
+    def total(*resampled: np.ndarray, axis: int = -1) -> np.ndarray:
+        return sum(sample.sum(axis=axis) for sample in resampled)
 
     result = bootstrap(
         vary,

@@ -117,8 +117,8 @@ def steps(results: Results) -> pd.DataFrame:
 def teams(results: Results) -> pd.DataFrame:
     """The leader with its own team and with others, over all seeds."""
     rows = []
-    for runs, accuracies in results.of("accuracy", seed="together").groupby("runs", sort=False):
-        values = accuracies.groupby("system")["value"]
+    for key, accuracies in results.of("accuracy", seed="together").groupby("runs", sort=False):
+        runs, values = str(key), accuracies.groupby("system")["value"]
         rows.append(
             {"team": runs, "leader + team, by round": arrows(values.get_group(str(TEAM))),
              "majority vote": arrows(values.get_group(str(MAJORITY))),
