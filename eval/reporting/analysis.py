@@ -1,178 +1,134 @@
-"""The numbers of a report, from the rows of one run or several. No files are written and nothing is drawn here."""
+"""The numbers of one run, or of several together, as tables (pandas)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from eval.reporting.stats import Paired, wilson
-from openrlhf_mlpo.errors import UserError
-
-SYSTEM = ["method", "leader", "agent", "budget"]  # what tells one system from another
-COSTS = ("tokens", "completion_tokens", "generations", "steps", "serial_tokens", "seconds")
+from eval.reporting.runs import COSTS, ROUTER, Run, System
+from eval.reporting.stats import shares, stratified_interval, wilson
 
 
-@dataclass
-class Run:
-    """One evaluation folder. `rows` has a row per question and system, and per round for those with rounds."""
-
-    path: Path
-    rows: pd.DataFrame
-    manifest: dict
-    compared: dict[str, Paired] = field(default_factory=dict)  # what was compared already, by name
-
-    @property
-    def label(self) -> str:
-        return self.manifest.get("label") or self.path.name
-
-    @property
-    def seed(self) -> int:
-        return int(self.manifest.get("seed", 0))
-
-    @property
-    def leaders(self) -> list[str]:
-        return [leader["name"] for leader in self.manifest.get("leaders", [])]
-
-    @property
-    def team_size(self) -> int:
-        return len(self.manifest.get("team", []))
-
-    @cached_property
-    def final(self) -> pd.DataFrame:
-        """The rows that are a system's answers: of its last round."""
-        return self.rows.drop_duplicates(["id", "system"], keep="last")
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Right (1.0) or wrong (0.0): a row per question, a column per system, in the order of the results file."""
-        order = list(dict.fromkeys(self.rows["system"]))
-        return self.final.pivot(index="id", columns="system", values="correct").astype(float)[order]
-
-    @cached_property
-    def agents_right(self) -> pd.Series:
-        """How many of the team's first responses are right, by question."""
-        return self.rows.drop_duplicates("id").set_index("id")["n_correct_agents"].reindex(self.table.index)
-
-    def has(self, *systems: str) -> bool:
-        return all(system in self.table.columns for system in systems)
-
-    def by_round(self, system: str) -> pd.DataFrame:
-        """Outcomes of a system with rounds: a row per question, a column per round."""
-        rows = self.rows[self.rows["system"] == system]
-        return rows.pivot(index="id", columns="round", values="correct").astype(float).reindex(self.table.index)
+def rate(outcomes: pd.Series) -> dict:
+    """How many (`n`), what share of them is right (`accuracy`), and the ends of its Wilson interval."""
+    n, right = len(outcomes), int(outcomes.sum())
+    low, high = wilson(right, n)
+    return {"n": n, "accuracy": right / n, "low": low, "high": high}
 
 
-def system_name(method: str, leader: str = "", agent: str = "", budget: str = "") -> str:
-    """`leader_team[mlpo]`, `agent[qwen]`, `majority_vote`, `majority_vote (equal tokens)`."""
-    who = leader or (agent if method == "agent" else "")
-    return method + (f"[{who}]" if who else "") + (f" (equal {budget})" if budget else "")
+def accuracy(runs: Sequence[Run], system: System) -> dict:
+    """n, accuracy, low, high: of one run with its Wilson interval, or the mean over runs with a bootstrapped one."""
+    outcomes = [run.outcomes(system) for run in runs]
+    if len(runs) == 1:
+        return rate(outcomes[0])
+    sums, strata = shares(outcomes)
+    low, high = stratified_interval(strata, seed=runs[0].seed)
+    return {"n": len(sums), "accuracy": float(sums.sum()), "low": low, "high": high}
 
 
-def load_run(path: str | Path) -> Run:
-    """Read a folder that eval/evaluate.py wrote. Raises UserError when it is not one, or a line of it is broken."""
-    path = Path(path)
-    results = path / "results.jsonl"
-    if not results.is_file():
-        raise UserError(f"{path}: no results.jsonl in it; name a folder that eval/evaluate.py wrote")
-    rows = []
-    with results.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                raise UserError(
-                    f"{results}: line {number} is not JSON; run the evaluation again to write it anew"
-                ) from None
-    if not rows:
-        raise UserError(f"{results}: empty")
-    frame = pd.DataFrame(rows)
-    frame["system"] = [system_name(*key) for key in frame[SYSTEM].itertuples(index=False)]
-    manifest_file = path / "manifest.json"
-    manifest = json.loads(manifest_file.read_text(encoding="utf-8")) if manifest_file.is_file() else {}
-    return Run(path, frame, manifest)
+def systems(run: Run) -> pd.DataFrame:
+    """By system: accuracy in the last round, interval, mean cost per question."""
+    costs = run.final.groupby(run.final["system"].map(str))[list(COSTS)].mean()
+    entries = [{"system": s, **rate(run.table[s]), **costs.loc[str(s)]} for s in run.table]
+    return pd.DataFrame(entries).set_index("system")
 
 
-def rate(outcomes: Sequence[float]) -> dict:
-    """Accuracy with its Wilson interval."""
-    right, n = int(np.sum(outcomes)), len(outcomes)
-    return {"n": n, "accuracy": right / n if n else None, "ci95": list(wilson(right, n))}
+def by_round(runs: Sequence[Run]) -> pd.DataFrame:
+    """Accuracy of leader + team by leader and round, over runs of the same leaders."""
+    entries = []
+    for system in (System("leader_team", name) for name in runs[0].leaders):
+        if all(run.has(system) for run in runs):
+            for number in runs[0].rounds(system):
+                entries.append({"series": system, "round": number, **accuracy(runs, system.at(number))})
+    return pd.DataFrame(entries)
 
 
-def accuracies(run: Run) -> dict[str, dict]:
-    """Per system: accuracy, interval, and mean cost per question."""
-    costs = run.final.groupby("system")[list(COSTS)].mean()
-    return {
-        system: {**rate(run.table[system].dropna()), **{cost: float(costs.loc[system, cost]) for cost in COSTS}}
-        for system in run.table.columns
-    }
+def team_effects(run: Run) -> pd.DataFrame:
+    """What the team has to do with the leader's answer, by leader and round.
 
-
-def by_round(run: Run) -> dict[str, list[dict]]:
-    """Accuracy, cost, override and misled rates of each leader by round.
-
-    Override: of the questions on which a majority of the team was wrong in that round, how many the leader got right.
-    Misled: of those on which a majority was right, how many it got wrong. No majority: counted in neither.
+    `override`: of the questions on which a majority of the team was wrong in that round, how many the leader got right;
+    `misled`: of those on which a majority was right, how many it got wrong. No majority: counted in neither.
     """
-    found = {}
-    for leader in run.leaders:
-        rows = run.rows[run.rows["system"] == system_name("leader_team", leader)]
-        found[leader] = []
-        for t, of_round in rows.groupby("round"):
-            right = of_round["correct"].astype(bool)
-            majority = of_round["majority_now"]
-            wrong_majority, right_majority = (majority == False), (majority == True)  # noqa: E712 None is neither
-            found[leader].append(
-                {
-                    "round": int(t),
-                    **rate(right),
-                    "override": rate(right[wrong_majority]),
-                    "misled": rate(~right[right_majority]),
-                    "agents": float(of_round["n_correct_now"].mean() / run.team_size) if run.team_size else None,
-                    **{cost: float(of_round[cost].mean()) for cost in COSTS},
-                }
-            )
-    return {leader: rounds for leader, rounds in found.items() if rounds}
+    entries = []
+    of_team = run.rows[run.rows["method"] == "leader_team"]
+    for (leader, number), rows in of_team.groupby(["leader", "round"], sort=False):
+        right, majority = rows["correct"].astype(bool), rows["majority_now"]
+        override, misled = right[majority.eq(False)], ~right[majority.eq(True)]
+        entries.append(
+            {"leader": leader, "round": int(number), **rate(right), "tokens": rows["tokens"].mean(),
+             "agents": rows["n_correct_now"].mean() / len(run.agents), "override": override.mean(),
+             "override_n": len(override), "misled": misled.mean(), "misled_n": len(misled)}
+        )  # fmt: skip
+    return pd.DataFrame(entries)
 
 
-def by_group(run: Run, groups: pd.Series) -> dict[str, dict[str, dict]]:
-    """`{system: {group: rate}}` for a grouping of the questions (Series by question id)."""
-    groups = groups.reindex(run.table.index)
-    return {
-        system: {str(g): rate(run.table.loc[ids, system].dropna()) for g, ids in groups.groupby(groups).groups.items()}
-        for system in run.table.columns
-    }
+def strata(run: Run, groups: pd.Series) -> pd.DataFrame:
+    """Accuracy by system and group of questions (a Series by question id); empty where there is one group only."""
+    groups = groups.dropna().infer_objects()
+    if groups.nunique() < 2:
+        return pd.DataFrame()
+    entries = [
+        {"system": system, "group": group, **rate(run.table.loc[ids, system])}
+        for system in run.table
+        for group, ids in groups.groupby(groups).groups.items()
+    ]
+    return pd.DataFrame(entries)
 
 
-def by_correct_agents(run: Run) -> dict[str, dict[str, dict]]:
-    known = run.agents_right.dropna()
-    return by_group(run, known.astype(int)) if len(known) else {}
+def by_correct_agents(run: Run) -> pd.DataFrame:
+    return strata(run, run.questions["n_correct_agents"].dropna().astype(int))
 
 
-def by_subject(run: Run) -> dict[str, dict[str, dict]]:
-    """By task and subtask; empty when all questions are of one kind."""
-    firsts = run.rows.drop_duplicates("id").set_index("id")
-    names = firsts["task"].where(firsts["subtask"] == "", firsts["task"] + "/" + firsts["subtask"])
-    return by_group(run, names) if names.nunique() > 1 else {}
+def by_kind(run: Run) -> pd.DataFrame:
+    return strata(run, run.questions["kind"])
 
 
-def backtracking(run: Run) -> dict[str, list[dict]]:
-    """By leader system and round: the share of outputs that revise an answer, and how often those and others are right.
+def backtracking(run: Run) -> pd.DataFrame:
+    """By leader system and round: the share of outputs that revise an answer, how often those and the others are right.
 
     What revising is, eval/play/backtracking.py says. Empty for runs evaluated before it was recorded.
     """
     if "revised" not in run.rows:
-        return {}
-    found: dict[str, list[dict]] = {}
-    rows = run.rows[run.rows["revised"].notna()]
-    for (system, t), outputs in rows.groupby(["system", rows["round"].fillna(0).astype(int)], sort=False):
-        revised, right = outputs["revised"].astype(bool), outputs["correct"]
-        found.setdefault(system, []).append(
-            {"round": int(t), "revised": rate(revised), "right": rate(right[revised]), "others": rate(right[~revised])}
-        )
-    return found
+        return pd.DataFrame()
+    rows, entries = run.rows[run.rows["revised"].notna()], []
+    for (_, number), group in rows.groupby([rows["system"].map(str), rows["round"].fillna(0).astype(int)], sort=False):
+        revised, right = group["revised"].astype(bool), group["correct"]
+        entries.append(
+            {"system": group["system"].iloc[0], "round": int(number), "n": len(group), "revises": revised.mean(),
+             "n_revises": int(revised.sum()), "right": right[revised].mean(), "others_right": right[~revised].mean()}
+        )  # fmt: skip
+    return pd.DataFrame(entries)
+
+
+def followed(run: Run) -> pd.DataFrame:
+    """Whom leaders follow, by leader and round, in the last one by kind of question too: shares of outputs with the
+    answer of one agent, of several, or of none of them. Empty where `follows` was not recorded.
+    """
+    if "follows" not in run.rows:
+        return pd.DataFrame()
+    rows = run.rows[run.rows["method"] == "leader_team"].astype({"round": int})
+    kinds = [run.questions["kind"].reindex(rows["id"]).to_numpy(), ["all"] * len(rows)]
+    rows = pd.concat([rows.assign(kind=kind, whom=rows["follows"].map(whom)) for kind in kinds])
+    table = pd.crosstab([rows["leader"], rows["kind"], rows["round"]], rows["whom"], normalize="index")
+    rows = table.loc[[leader for leader in run.leaders if leader in table.index]].reset_index()
+    return rows[rows["kind"].eq("all") | rows["round"].eq(rows["round"].max())]
+
+
+def whom(follows: object) -> str:
+    """The agent's name in a `follows` field (a name, a list of names, or nothing)."""
+    names = [follows] if isinstance(follows, str) and follows else list(follows) if isinstance(follows, list) else []
+    return names[0] if len(names) == 1 else "several" if names else "nobody"
+
+
+def router_agreement(run: Run) -> pd.DataFrame:
+    """How often each leader + team and the router give the same answer: both right, or the same words."""
+    if not run.has(ROUTER):
+        return pd.DataFrame()
+    router = run.final[run.final["system"] == ROUTER].set_index("id")
+    entries = []
+    for system in (s for s in run.table if s.method == "leader_team"):
+        rows = run.final[run.final["system"] == system].set_index("id").loc[router.index]
+        same = (rows["correct"] & router["correct"]) | (rows["answer"].eq(router["answer"]))
+        entries.append({"leader": system.leader, **rate(same)})
+    return pd.DataFrame(entries)

@@ -1,239 +1,219 @@
-"""The Markdown text of a report, from the dictionary that `eval.report.build` makes."""
+"""The text of a report: blocks of Markdown and tables, and the one function that turns a table into Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 
-MEANING = (
-    "A verdict follows from the 95 % interval alone: *holds*, it is above 0; *does not hold*, below; *not shown*, it "
-    "contains 0. A claim holds where each of its parts does. Intervals: Wilson (accuracy); percentile bootstrap over "
-    "questions, 9,999 resamples (differences). p: McNemar, exact below 25 discordant pairs; Holm: adjusted for all "
-    "comparisons of the run."
-)
-TOGETHER = (
-    "*Together*: the mean over the runs. Each run is a training of its own, so questions are resampled within each run "
-    "and runs weigh the same; a question that is in several runs is resampled in all of them at once. p: random signs, "
-    "at least 0.0002. It is about these trainings and more questions; how far trainings differ, the columns show."
-)
-COST_MEANING = (
-    "Means per question. *steps*: model calls that must follow each other; *serial tokens*: tokens generated along the "
-    "longest of them, a latency that does not depend on the machine; *seconds*: this machine's share of batched time."
-)
-BACKTRACKING = (
-    "An output revises when its thinking takes something back (*wait*, *look again*, *I made a mistake*, …) or states "
-    "two different answers as its own: `eval/play/backtracking.py`."
-)
+import pandas as pd
+
+from eval.reporting import analysis
+from eval.reporting.across import Group
+from eval.reporting.claims import CLAIMS, GRPO, UNTRAINED, Pair, claims, step_pairs
+from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System
+from eval.reporting.stats import UNTESTED
+
+MOST_LINES = 200  # of report.md; the HTML page has all rows of all runs
+MEANING = """*holds*: the 95 % interval of the paired difference is above 0 and its p below 0.05; *does not hold*:
+the same below 0; *not shown*: neither; *too few*: no outcome of so few questions could have shown it (the two
+differ on under six; to be not below by more than 0.03 takes 122 questions). A claim holds where each of its parts
+does. Intervals: Wilson (accuracy); percentile bootstrap over questions, 9,999 resamples (differences). p: McNemar's
+exact test; Holm: adjusted over the claims' comparisons. *together*: the mean over runs, each resampled by itself,
+as each is its own training."""
+NOTES = {
+    "Accuracy and cost": """Means per question. *steps*: model calls that must follow each other; *serial tokens*: those
+generated along the longest of them, a latency without the machine; *seconds*: this machine's share of batched time.""",
+    "Backtracking": """An output revises when its thinking takes something back (*wait*, *look again*, …) or states two
+different answers as its own: `eval/play/backtracking.py`.""",
+    "Whom leaders follow": "Shares of outputs whose answer is that of one agent, of several, or of nobody.",
+    "Teams and team sizes": """*shared*: how many of the K agents were also in the team of the first run given for this
+leader; 0 is a team that it never met there. Differences: last round, paired, with 95 % interval.""",
+}
+Block = str | pd.DataFrame
+HEADS = {
+    "agents": "agents' mean",
+    "low": "95 % interval",
+    "misled": "misled from a right one",
+    "misled_n": "of ",
+    "n_revises": "how many",
+    "only_a": "only first / second right",
+    "others_right": "of the others right",
+    "override": "overrides a wrong majority",
+    "override_n": "of",
+    "p_holm": "p (Holm)",
+    "revises": "outputs that revise an answer",
+    "right": "of these right",
+    "rounds": "leader + team, by round",
+}
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---" if i == 0 else "--:" for i in range(len(head))) + "|"]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
+def table(frame: pd.DataFrame, most: int | None = None) -> str:
+    """Markdown of a DataFrame as it stands, without its index; beyond `most` rows a line says how many are left out."""
+    rows = [" | ".join(map(cell, row)) for row in [frame.columns, *frame[:most].itertuples(index=False)]]
+    rows.insert(1, " | ".join(["---", *["--:"] * (len(frame.columns) - 1)]))
+    more = f"\n\n*{len(frame) - most} more rows: report.html.*" if most is not None and len(frame) > most else ""
+    return "\n".join(f"| {row} |" for row in rows) + more
 
 
-def number(value: float | None, signed: bool = False) -> str:
-    if value is None:
+def cell(value: object) -> str:
+    """Floats with three decimals, large ones (costs) with fewer; None and NaN are blank."""
+    if value is None or value != value:
         return ""
-    value = round(value, 3) + 0.0  # no "-0.000"
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
+    if isinstance(value, float) and abs(value) < 2:
+        value = fixed(value)
+    elif isinstance(value, float):
+        value = f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def interval(ends: Sequence[float], signed: bool = False) -> str:
-    return f"[{number(ends[0], signed)}, {number(ends[1], signed)}]"
+def tidy(frame: pd.DataFrame, **heads: str) -> pd.DataFrame:
+    """Headings for column names, the ends of an interval in one cell, rounds counted from 1."""
+    if "low" in frame:
+        ends = [interval(low, high) for low, high in zip(frame["low"], frame["high"], strict=True)]
+        frame = frame.assign(low=ends).drop(columns="high")
+    if "round" in frame:
+        frame = frame.assign(round=frame["round"] + 1)
+    heads = {name: name.replace("minus_", "− ").replace("_", " ") for name in frame if name.islower()} | HEADS | heads
+    return frame.rename(columns=heads)
+
+
+def fixed(value: float, sign: str = "") -> str:
+    return f"{round(value, 3) + 0.0:{sign}.3f}"  # + 0.0: no "-0.000"
+
+
+def interval(low: float, high: float, sign: str = "") -> str:
+    return f"[{fixed(low, sign)}, {fixed(high, sign)}]"
+
+
+def difference(test: Mapping | None, word: bool = False) -> str:
+    """`+0.158 [+0.117, +0.200]`, with the verdict if asked for; blank where nothing was tested."""
+    if test is None or test["diff"] != test["diff"]:
+        return ""
+    text = f"{fixed(test['diff'], '+')} {interval(test['low'], test['high'], '+')}"
+    return f"{text} {test['verdict']}" if word else text
 
 
 def p_value(p: float) -> str:
-    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
+    return "" if p != p else "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def rate_cell(rate: Mapping) -> str:
-    return f"{number(rate['accuracy'])} (n={rate['n']})" if rate["n"] else ""
+def arrows(values: Iterable[float]) -> str:
+    return " → ".join(f"{value:.3f}" for value in values)
 
 
-def test_rows(tests: Sequence[Mapping]) -> list[list[str]]:
-    return [
-        [
-            t["name"], t["claim"], number(t["diff"], True), interval(t["ci95"], True), f"{t['only_a']} / {t['only_b']}",
-            p_value(t["p"]), p_value(t["p_holm"]), t["n"], t["verdict"],
-        ]
-        for t in tests
-    ]  # fmt: skip
+def overview(group: Group) -> list[Block]:
+    """One sentence and a table of at most ten rows."""
+    runs, leader = group.runs, (group.runs[0].leaders or [""])[0]
+    team, before = System("leader_team", leader), System("leader_team", UNTRAINED)
+    solos = [System("leader_solo", name) for name in (leader, UNTRAINED, GRPO)]
+    equal = [system for system in runs[0].table if system.budget == "generations"]
+    usual = dict.fromkeys([team, before, MAJORITY, BEST, ROUTER, *solos, *equal, *runs[0].table])
+    shown = [system for system in usual if all(run.has(system) for run in runs)]
+    ceiling = [ORACLE] if ORACLE in shown else []
+    costs, rows = [analysis.systems(run)["tokens"] for run in runs], []
+    for system in [*[s for s in shown if s != ORACLE][: 10 - len(ceiling)], *ceiling]:
+        level = analysis.accuracy(runs, system)
+        rounds = runs[0].rounds(system) if system.method == "leader_team" else [None]
+        by_round = arrows(analysis.accuracy(runs, system.at(number))["accuracy"] for number in rounds)
+        tokens = sum(cost[system] for cost in costs) / len(runs)
+        rows.append({"system": system, **level, "accuracy": by_round, "tokens": tokens})
+        if team in shown:
+            rows[-1][f"{leader} + team − it"] = difference(group.test(team, system), word=True)
+    first = analysis.accuracy(runs, rows[0]["system"])
+    parts = [f"{rows[0]['system']} is right on {first['accuracy']:.3f} {interval(first['low'], first['high'])} of "
+             f"{first['n']} questions" + (f", the mean of {len(runs)} runs" if len(runs) > 1 else "")]  # fmt: skip
+    for other, words in ((MAJORITY, "majority vote"), (ROUTER, "the router"), (before, "the same leader before MLPO")):
+        if (test := group.test(team, other)) is not None:
+            parts.append(f"{difference(test)} against {words} ({test['verdict']})")
+    return [f"**{'; '.join(parts)}.**", table(tidy(pd.DataFrame(rows), accuracy="accuracy, by round"))]
 
 
-TEST_HEAD = (
-    "comparison",
-    "claim",
-    "difference",
-    "95 % interval",
-    "only first / second right",
-    "p",
-    "p (Holm)",
-    "n",
-    "verdict",
-)
+def side_by_side(group: Group, pairs: Sequence[Pair], word: bool = True) -> pd.DataFrame:
+    """The differences of pairs, a column per run and one for all of them together."""
+    cells = {head: tests.apply(difference, axis=1, word=word) for head, tests in group.columns().items()}
+    return pd.DataFrame({head: column.reindex(pairs).to_numpy() for head, column in cells.items()})
 
 
-def difference_cell(test: Mapping | None, verdict: bool = True) -> str:
-    """`+0.049 [+0.016, +0.081], p 0.0031, n 900: holds`."""
-    if not test:
-        return ""
-    if not test["n"]:
-        return "no question"
-    text = f"{number(test['diff'], True)} {interval(test['ci95'], True)}, p {p_value(test['p'])}"
-    return f"{text}, n {test['n']}: {test['verdict']}" if verdict else text
-
-
-def claims_section(report: Mapping) -> list[str]:
-    """Claims (a) to (d): for the first group of seeds in full, for other teams and team sizes the verdicts."""
-    if not report["groups"]:
+def claims_blocks(groups: Sequence[Group]) -> list[Block]:
+    """Verdicts on the claims, the differences behind them, and what each step of training brought."""
+    groups = [group for group in groups if group.runs[0].leaders]
+    if not groups:
         return []
-    parts = ["## The claims\n", MEANING, ""]
-    if report["pooled"]:
-        parts += [TOGETHER, ""]
-    group, *others = report["groups"]
-    several = len(group["runs"]) > 1
-    heads = [*group["runs"], "together"] if several else group["runs"]
-
-    def cells(of_runs: Sequence, together: object) -> list:
-        return [*of_runs, together] if several else list(of_runs)
-
-    verdicts = [
-        [f"({claim}) {found['text']}", *cells(found["runs"], found["together"])]
-        for claim, found in group["claims"].items()
-    ]
-    details = [
-        [f"({claim}) {c['name']}", *map(difference_cell, cells(c["runs"], c["together"]))]
-        for claim, found in group["claims"].items()
-        for c in found["comparisons"]
-    ]
-    parts += [f"### {group['title']}\n", table(("claim", *heads), verdicts), ""]
-    if details:
-        parts += [table(("difference, 95 % interval", *heads), details), ""]
-    if group["steps"]:
-        parts += steps_table(group["steps"], heads, cells)
-    if others:
-        rows = [
-            [
-                f"({claim})",
-                *(other["claims"][claim]["together"] or other["claims"][claim]["runs"][0] for other in others),
-            ]
-            for claim in group["claims"]
-        ]
-        parts += ["### The other runs\n", table(("claim", *(other["title"] for other in others)), rows), ""]
-    return parts
+    words = {head: claims(tests) for head, tests in groups[0].columns().items()}
+    words |= {other.title: claims(other.verdicts) for other in groups[1:]}
+    rows = [{"claim": f"({c}) {text}", **{head: word[c] for head, word in words.items()}} for c, text in CLAIMS.items()]
+    tests = groups[0].verdicts.query(f"claim != '' and verdict != '{UNTESTED}'")
+    details = side_by_side(groups[0], list(tests.index))
+    names = [f"({pair.claim}) {pair} (n={n:.0f})" for pair, n in tests["n"].items()]
+    details.insert(0, "difference, 95 % interval", names)
+    blocks: list[Block] = ["## The claims", table(pd.DataFrame(rows)), MEANING, details]
+    if len(steps := steps_table(groups[0])):
+        blocks += ["What each step of training brought (with the team: last round, unless it says otherwise):", steps]
+    return blocks
 
 
-def steps_table(steps: Sequence[Mapping], heads: Sequence[str], cells) -> list[str]:
-    """What each step of the leader's training brought."""
-    rows, seen = [], set()
-    for step in steps:
-        who = step["system"]
-        name = f"{who}: {step['what']}" if step["what"] else who
-        accuracy = " / ".join(number(value) for value in step["accuracy"])
-        rows.append(
-            ["" if who in seen else name, "" if who in seen else accuracy, step["against"],
-             *(difference_cell(test, verdict=False) for test in cells(step["runs"], step["together"]))]
-        )  # fmt: skip
-        seen.add(who)
-    head = ("leader", "accuracy", "against", *(f"difference, {head}" for head in heads))
-    return [
-        "What each step of training brought, with the team (last round, unless it says otherwise) and alone:\n",
-        table(head, rows),
-        "",
-    ]
+def steps_table(group: Group) -> pd.DataFrame:
+    """What each step of training brought; a first round only where there are more."""
+    run = group.runs[0]
+    steps = [(pair, what) for pair, what in step_pairs(run.leaders) if group.test(pair.a, pair.b) is not None]
+    steps = [(pair, what) for pair, what in steps if pair.a.round is None or run.has(pair.a.at(1))]
+    names = pd.Series([f"{pair.a}: {what}" for pair, what in steps], dtype=object)
+    levels = [" / ".join(f"{run.outcomes(pair.a).mean():.3f}" for run in group.runs) for pair, _ in steps]
+    frame = pd.DataFrame({"leader": names, "accuracy": levels, "against": [pair.b.leader for pair, _ in steps]})
+    frame.loc[names.duplicated(), ["leader", "accuracy"]] = ""  # a name stands once
+    return frame.join(side_by_side(group, [pair for pair, _ in steps], word=False))
 
 
-OTHERS = ("untrained", "majority_vote", "best_agent")
-
-
-def teams_section(rows: Sequence[Mapping]) -> list[str]:
-    """Other teams and team sizes: the leader's accuracy by round beside what the same team reaches without it."""
-    if not rows:
+def teams_blocks(teams: pd.DataFrame) -> list[Block]:
+    """Other teams and team sizes."""
+    if len(teams) < 2:
         return []
-    cells = [
-        [row["run"], row["team_size"], f"{row['shared']} of {row['team_size']}", row["n"],
-         " → ".join(map(number, row["rounds"])), *(number(row[key]) for key in (*OTHERS, "oracle")),
-         *(difference_cell(row["differences"][key], verdict=False) for key in OTHERS)]
-        for row in rows
-    ]  # fmt: skip
-    head = ("run", "K", "agents of the first team", "questions", "leader + team, by round", "untrained leader + team",
-            "majority vote", "best agent", "oracle", "− untrained", "− majority vote", "− best agent")  # fmt: skip
-    note = (
-        "*agents of the first team*: how many agents were also in the team of the first run given for this leader; 0 "
-        "is a team that this leader never met there. Differences: last round, paired, with 95 % interval."
-    )
-    return ["## Teams and team sizes\n", note, "", table(head, cells), ""]
+    minus = {key: [difference(test) for test in teams[key]] for key in teams if key.startswith("minus_")}
+    shown = teams.assign(rounds=[arrows(rounds) for rounds in teams["rounds"]], **minus)
+    return ["## Teams and team sizes", NOTES["Teams and team sizes"], tidy(shown)]
 
 
-def run_section(run: Mapping) -> list[str]:
-    parts = [f"## {run['title']}\n", f"{run['n_questions']} questions."]
-    if run["team"]:
-        parts.append("Team: " + ", ".join(f"{a['name']} ({a.get('model', '')})" for a in run["team"]) + ".")
-    if run["leaders"]:
-        parts.append("Leaders: " + ", ".join(f"{a['name']} ({a.get('model', '')})" for a in run["leaders"]) + ".")
-    if best := run["best_agent"]:
-        parts.append(f"The best agent is {best['name']}, chosen on {best['chosen_on']}.")
-    if run["command"]:
-        parts.append(f"\n```\n{run['command']}\n```")
-    systems = run["systems"]
-    rows = [
-        [name, number(s["accuracy"]), interval(s["ci95"]), f"{s['generations']:.1f}", f"{s['tokens']:.0f}",
-         f"{s['steps']:.1f}", f"{s['serial_tokens']:.0f}", f"{s['seconds']:.3f}"]
-        for name, s in systems.items()
-    ]  # fmt: skip
-    head = ("system", "accuracy", "95 % interval", "generations", "tokens", "steps", "serial tokens", "seconds")
-    parts += ["\n### Accuracy and cost\n", table(head, rows), "", COST_MEANING]
-    if run["tests"]:
-        parts += ["\n### Paired comparisons\n", table(TEST_HEAD, test_rows(run["tests"]))]
-    if run["by_round"]:
-        rows = [
-            [leader, point["round"] + 1, number(point["accuracy"]), interval(point["ci95"]), number(point["agents"]),
-             rate_cell(point["override"]), rate_cell(point["misled"]), f"{point['tokens']:.0f}"]
-            for leader, points in run["by_round"].items() for point in points
-        ]  # fmt: skip
-        head = ("leader", "round", "accuracy", "95 % interval", "agents' mean", "overrides a wrong majority",
-                "misled from a right one", "tokens so far")  # fmt: skip
-        parts += ["\n### By round\n", table(head, rows)]
-    if run["backtracking"]:
-        rows = [
-            [name, point["round"] + 1, *(rate_cell(point[key]) for key in ("revised", "right", "others"))]
-            for name, points in run["backtracking"].items()
-            for point in points
-        ]
-        head = ("leader", "round", "outputs that revise an answer", "of these right", "of the others right")
-        parts += ["\n### Backtracking\n", table(head, rows), "", BACKTRACKING]
-    for title, key in (("By number of correct agents", "by_correct_agents"), ("By task and subject", "by_subject")):
-        groups = list(dict.fromkeys(group for rates in run[key].values() for group in rates))
-        if key == "by_correct_agents":
-            groups.sort(key=int)
-        if groups:
-            sizes = {g: max(rates.get(g, {"n": 0})["n"] for rates in run[key].values()) for g in groups}
-            rows = [[name, *(number(rates[g]["accuracy"]) if g in rates else "" for g in groups)]
-                    for name, rates in run[key].items()]  # fmt: skip
-            parts += [f"\n### {title}\n", table(("system", *(f"{g} (n={sizes[g]})" for g in groups)), rows)]
-    return [*parts, ""]
+def comparisons(tests: pd.DataFrame) -> pd.DataFrame:
+    """All that was tested, with the numbers of questions that only one got right."""
+    tested = tests[tests["verdict"] != UNTESTED]
+    if not len(tested):
+        return tested
+    counts = [f"{test.only_a} / {test.only_b}" for test in tested.itertuples()]
+    p = {name: tested[name].map(p_value) for name in ("p", "p_holm")}
+    shown = tested.assign(diff=tested.apply(difference, axis=1), only_a=counts, **p)
+    return shown.drop(columns=["low", "high", "only_b"]).reset_index()
 
 
-def across_section(runs: Sequence[Mapping]) -> list[str]:
-    """One column per run: other teams, team sizes, seeds."""
-    names = list(dict.fromkeys(name for run in runs for name in run["systems"]))
-    head = ("system", *(run["title"] for run in runs))
-    rows = [[name, *(number(run["systems"][name]["accuracy"]) if name in run["systems"] else "" for run in runs)]
-            for name in names]  # fmt: skip
-    return ["## Across runs\n", table(head, rows), ""]
+def run_blocks(run: Run, title: str, tests: pd.DataFrame) -> list[Block]:
+    """Everything about one run, with its comparisons where `tests` has any."""
+    about = [f"{len(run.table)} questions."]
+    for who in ("team", "leaders"):
+        players = [f"{player['name']} ({player.get('model', '')})" for player in run.manifest.get(who, [])]
+        about += [f"{who.title()}: {', '.join(players)}."] if players else []
+    if best := run.manifest.get("best_agent"):
+        about.append(f"The best agent is {best['name']}, chosen on {best['chosen_on']}.")
+    blocks: list[Block] = [f"## {title}", " ".join(about)]
+    blocks += [f"```\n{run.manifest['command']}\n```"] if run.manifest.get("command") else []
+    parts = {"Accuracy and cost": analysis.systems(run).reset_index(), "Paired comparisons": comparisons(tests),
+             "By round": analysis.team_effects(run), "Same answer as the router": analysis.router_agreement(run),
+             "Whom leaders follow": analysis.followed(run), "Backtracking": analysis.backtracking(run)}  # fmt: skip
+    for heading, frame in parts.items():
+        if len(frame):
+            blocks += [f"### {heading}", tidy(frame), *([NOTES[heading]] if heading in NOTES else [])]
+    strata = {"number of correct agents": analysis.by_correct_agents(run), "task and subject": analysis.by_kind(run)}
+    for heading, frame in strata.items():
+        if len(frame):
+            frame["group"] = [f"{group} (n={n})" for group, n in zip(frame["group"], frame["n"], strict=True)]
+            wide = frame.set_index([frame["system"].map(str), "group"])["accuracy"].unstack(sort=False)
+            blocks += [f"### By {heading}", wide.reset_index()]
+    return blocks
 
 
-def markdown(report: Mapping, plots: Mapping[str, str]) -> str:
-    """The whole text; `plots` are file names beside it, with captions."""
-    runs = report["runs"]
-    parts = ["# Evaluation report\n", *claims_section(report), *teams_section(report["teams"])]
-    if len(runs) > 1:
-        parts += across_section(runs)
-    for file, caption in plots.items():
-        parts.append(f"![{caption}]({file})\n\n*{caption}*\n")
-    for run in runs:
-        parts += run_section(run)
-    versions = runs[0]["versions"]
-    if versions:
-        parts.append("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".\n")
-    return "\n".join(parts)
+def render(blocks: Iterable[Block], most: int | None = None) -> str:
+    return "\n\n".join(block if isinstance(block, str) else table(block, most) for block in blocks) + "\n"
+
+
+def fit(blocks: Sequence[Block], lines: int = MOST_LINES) -> str:
+    """The text with as many rows in each table as keep it within `lines` lines, the same limit for all, at least 4."""
+    fitting = bisect_right(range(4, 61), lines, key=lambda most: render(blocks, most).count("\n"))
+    return render(blocks, max(4, 3 + fitting))

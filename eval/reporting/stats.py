@@ -1,4 +1,4 @@
-"""Statistics of an evaluation: intervals, paired differences, tests. All of it is statsmodels' and scipy's.
+"""Statistics of an evaluation: intervals, paired tests, verdicts. All of it is statsmodels' and scipy's.
 
 An outcome is 1.0 (right) or 0.0 (wrong) per question; paired arrays hold the same questions in the same order.
 """
@@ -6,64 +6,43 @@ An outcome is 1.0 (right) or 0.0 (wrong) per question; paired arrays hold the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import bootstrap, permutation_test
-from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest, bootstrap
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 9999
-# Below this many discordant pairs McNemar's chi-square is too rough, and the exact binomial test is used.
-EXACT_BELOW = 25
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Outcomes `a` against `b` on the same questions: mean difference, its 95 % interval, McNemar's p."""
-
-    diff: float
-    ci95: tuple[float, float]
-    p: float
-    only_a: int  # questions that only `a` got right
-    only_b: int
-    n: int
-
-    def as_dict(self) -> dict:
-        return {**asdict(self), "ci95": list(self.ci95)}
+LEVEL = 0.05
+HOLDS, FAILS, OPEN, FEW, UNTESTED = "holds", "does not hold", "not shown", "too few", "not tested"
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """95 % Wilson score interval of a proportion; (0, 1) when nothing was observed."""
     if n == 0:
         return 0.0, 1.0
-    low, high = proportion_confint(successes, n, alpha=0.05, method="wilson")
+    low, high = proportion_confint(successes, n, alpha=LEVEL, method="wilson")
     return float(low), float(high)
 
 
-def bootstrap_interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean difference per question (questions are resampled: pairs stay)."""
-    d = np.asarray(differences, dtype=float)
-    return stratified_interval([d / len(d)] if len(d) else [], seed)
-
-
-def stratified_interval(strata: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+def stratified_interval(strata: Sequence[ArrayLike], seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the sum of all values, each stratum resampled by itself.
 
     Give each value its share of what is estimated: `d / n` for a mean, `d / n / runs` for a mean over runs. The
     percentile method, because the bias-corrected one needs n x n memory. Nothing that varies: that value twice.
     """
-    strata = [np.asarray(values, dtype=float) for values in strata]
-    if not sum(map(len, strata)):
+    samples = [np.asarray(values, dtype=float) for values in strata]
+    if not sum(map(len, samples)):
         return float("-inf"), float("inf")
-    vary = [values for values in strata if (values != values[0]).any()]
-    fixed = float(sum(values.sum() for values in strata if (values == values[0]).all()))
+    vary = [values for values in samples if (values != values[0]).any()]
+    fixed = float(sum(values.sum() for values in samples if (values == values[0]).all()))
     if not vary:
         return fixed, fixed
 
-    def total(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-        return sum(sample.sum(axis=axis) for sample in samples)
+    def total(*resampled: np.ndarray, axis: int = -1) -> np.ndarray:
+        return sum(sample.sum(axis=axis) for sample in resampled)
 
     result = bootstrap(
         vary,
@@ -79,56 +58,62 @@ def stratified_interval(strata: Sequence[Sequence[float]], seed: int = 0) -> tup
     return round(fixed + float(low), 12), round(fixed + float(high), 12)
 
 
-def sign_flip(shares: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p of no difference, from the sum of paired differences under random changes of their signs.
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided p of McNemar's exact test, from the questions that only one of the two got right."""
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
-    scipy's permutation test of paired samples. With one pair per question and no weights it is McNemar's test; unlike
-    it, it takes the mean of a question's several pairs. At least 2 / (resamples + 1) where not all signs can be tried.
+
+def shares(by_run: Sequence[pd.Series]) -> tuple[pd.Series, list[pd.Series]]:
+    """Each question's share in the mean over runs (values by question id), and those shares by stratum.
+
+    Runs weigh the same and questions are resampled within each run, as runs are trainings of their own on questions of
+    their own. A question that several runs share moves all of them at once, so that its repeats are not taken for
+    independent evidence: a stratum is the questions that are in the same runs.
     """
-    moved = np.asarray(shares, dtype=float)
-    moved = moved[moved != 0]
-    if len(moved) < 2:  # either sign is as likely; scipy asks for two
-        return 1.0
-    test = permutation_test(
-        (moved,),
-        lambda sample, axis=-1: np.round(sample.sum(axis=axis), 12),  # equal sums must tie
-        permutation_type="samples",
-        n_resamples=RESAMPLES,
-        batch=max(1, 2_000_000 // len(moved)),
-        rng=np.random.default_rng(seed),
-        vectorized=True,
-    )
-    return float(min(1.0, test.pvalue))
+    parts = [values / (len(values) * len(by_run)) for values in by_run]
+    wide = pd.concat(parts, axis=1, keys=range(len(parts))).sort_index()
+    sums = wide.sum(axis=1)
+    return sums, [part for _, part in sums.groupby(wide.notna().apply(tuple, axis=1))]
 
 
-def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
-    """Two-sided p of McNemar's test: exact below `EXACT_BELOW` discordant pairs, else continuity-corrected."""
-    a, b = np.asarray(a) > 0.5, np.asarray(b) > 0.5
-    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
-    discordant = table[0][1] + table[1][0]
-    if discordant == 0:
-        return 1.0
-    return float(_mcnemar(table, exact=discordant < EXACT_BELOW, correction=True).pvalue)
+def paired(differences: Sequence[pd.Series], seed: int = 0) -> dict:
+    """Two systems on the same questions, from their differences by question id (1, 0, -1), a Series per run.
 
-
-def paired(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Paired:
-    """Compare two methods on the same questions. Raises ValueError when the lengths differ."""
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.shape != b.shape:
-        raise ValueError(f"paired outcomes of {len(a)} and {len(b)} questions")
-    d = a - b
-    return Paired(
-        diff=float(d.mean()) if len(d) else 0.0,
-        ci95=bootstrap_interval(d, seed),
-        p=mcnemar(a, b),
-        only_a=int((d > 0).sum()),
-        only_b=int((d < 0).sum()),
-        n=len(d),
-    )
+    `diff`: the mean over runs; `low`, `high`: its 95 % interval; `only_a`, `only_b`: questions that tell for one or the
+    other; `p`: McNemar's exact test of these; `n`: questions. It is about these trainings and more questions; how
+    far trainings differ is seen in the runs' own differences.
+    """
+    sums, strata = shares(differences)
+    only_a, only_b = int((sums > 0).sum()), int((sums < 0).sum())
+    low, high = stratified_interval(strata, seed)
+    counts = {"only_a": only_a, "only_b": only_b, "n": len(sums), "p": mcnemar(only_a, only_b)}
+    return {"diff": float(sums.sum()), "low": low, "high": high, **counts}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment of p-values for the number of comparisons made."""
-    if not len(p_values):
-        return []
-    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
+
+
+def too_few(differing: int, n: int, margin: float = 0.0) -> bool:
+    """Whether not even the clearest outcome of these questions could decide.
+
+    The smallest two-sided p of the exact sign test (McNemar's) is that with all `differing` pairs on one side, 2 /
+    2^differing: it takes six. With a margin it is the chance that n questions show no loss where that share is lost.
+    """
+    return (1 - margin) ** n > LEVEL / 2 if margin else 2 * 0.5**differing > LEVEL
+
+
+def verdict(
+    *, low: float, high: float, p: float, only_a: int, only_b: int, n: int, margin: float = 0.0, diff: float = 0.0
+) -> str:
+    """In words, what a paired comparison says: whether the difference is above 0, or with a `margin` above -margin.
+
+    The 95 % interval decides, where p bears it out: the percentile interval of some ten differing pairs is too narrow,
+    the exact p is not. Of being above -margin p says nothing; there `too_few` keeps handfuls out.
+    """
+    if high < -margin and p < LEVEL:
+        return FAILS
+    if too_few(only_a + only_b, n, margin):
+        return FEW
+    return HOLDS if low > -margin and (margin or p < LEVEL) else OPEN

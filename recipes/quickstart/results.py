@@ -1,119 +1,134 @@
-"""Print the Markdown tables of the README from the summaries of several quickstart runs.
+"""Print the Markdown tables of docs/results_quickstart.md from the stored results.
 
-    python3 recipes/quickstart/results.py recipes/quickstart/results/*.json
+    python3 recipes/quickstart/results.py recipes/quickstart/results.csv
 
-One of the files may hold what eval/report.py says of the runs together: the verdicts on the claims and the table across
-teams are then printed too. A small file of that kind, made from a report.json:
-
-    python3 recipes/quickstart/results.py --trim runs/report/report.json > recipes/quickstart/results/together.json
+Such a file is the report.csv that eval/report.py writes of several seeds together.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-ROWS = (
-    ("leader + team, after MLPO", "leader_team"),
-    ("leader + team, before MLPO", "leader_team_untrained"),
-    ("majority vote", "majority_vote"),
-    ("best agent", "best_agent"),
-    ("leader alone, after MLPO", "leader_solo"),
-    ("leader alone, before MLPO", "leader_solo_untrained"),
-    ("leader alone, plain GRPO on as many rollouts", "grpo_solo"),
-    ("any agent right (oracle)", "oracle"),
-)
-COMPARISONS = (
-    ("leader + team, round 0 − majority vote", "leader_team[mlpo] first round - majority_vote"),
-    ("leader + team, round 0 − best agent", "leader_team[mlpo] first round - best_agent"),
-    ("leader + team, round 0 − before MLPO", "leader_team[mlpo] first round - leader_team[untrained] first round"),
-    ("leader + team, last round − majority vote", "leader_team[mlpo] - majority_vote"),
-    ("leader + team, last round − best agent", "leader_team[mlpo] - best_agent"),
-    ("leader + team, last round − before MLPO", "leader_team[mlpo] - leader_team[untrained]"),
-    ("leader alone − the same before MLPO", "leader_solo[mlpo] - leader_solo[untrained]"),
-    ("leader alone − plain GRPO alone", "leader_solo[mlpo] - leader_solo[grpo]"),
-    ("leader + team, last round − round 0", "leader_team[mlpo] last round - first round"),
-)
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from eval.reporting.claims import GRPO, UNTRAINED, Pair, step_pairs  # noqa: E402
+from eval.reporting.markdown import arrows, difference, table  # noqa: E402
+from eval.reporting.runs import BEST, MAJORITY, ORACLE, System  # noqa: E402
+
+TEAM, BEFORE = System("leader_team", "mlpo"), System("leader_team", UNTRAINED)
+SOLO = System("leader_solo", "mlpo")
+ROWS = {
+    "leader + team, after MLPO": TEAM,
+    "leader + team, before MLPO": BEFORE,
+    "majority vote": MAJORITY,
+    "best agent": BEST,
+    "leader alone, after MLPO": SOLO,
+    "leader alone, before MLPO": System("leader_solo", UNTRAINED),
+    "leader alone, plain GRPO on as many rollouts": System("leader_solo", GRPO),
+    "any agent right (oracle)": ORACLE,
+}
+COMPARISONS = {
+    "leader + team, round 0 − majority vote": Pair(TEAM.at(0), MAJORITY),
+    "leader + team, round 0 − best agent": Pair(TEAM.at(0), BEST),
+    "leader + team, round 0 − before MLPO": Pair(TEAM.at(0), BEFORE.at(0)),
+    "leader + team, last round − majority vote": Pair(TEAM, MAJORITY),
+    "leader + team, last round − best agent": Pair(TEAM, BEST),
+    "leader + team, last round − before MLPO": Pair(TEAM, BEFORE),
+    "leader alone − the same before MLPO": Pair(SOLO, System("leader_solo", UNTRAINED)),
+    "leader alone − plain GRPO alone": Pair(SOLO, System("leader_solo", GRPO)),
+    "leader + team, last round − round 0": Pair(TEAM, TEAM.at(0)),
+}
 
 
-def tables(summaries: list[dict]) -> str:
-    """Accuracy and paired differences, one column a seed."""
-    head = "| | " + " | ".join(f"seed {summary['seed']}" for summary in summaries) + " |"
-    rule = "| --- |" + " --: |" * len(summaries)
-    lines = [head.replace("| |", "| accuracy |", 1), rule]
-    for title, key in ROWS:
-        cells = []
-        for summary in summaries:
-            value = summary["accuracy"][key]
-            cells.append(" → ".join(f"{v:.3f}" for v in value) if isinstance(value, list) else f"{value:.3f}")
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    lines += ["", head.replace("| |", "| difference, 95 % interval |", 1), rule]
-    for title, key in COMPARISONS:
-        found = [summary["paired"][key] for summary in summaries]
-        lines.append(f"| {title} | " + " | ".join(map(difference, found)) + " |")
-    return "\n".join(lines)
+class Results:
+    """The long table of report.csv: `of` gives rows, `difference` a cell of a table."""
+
+    def __init__(self, file: Path):
+        self.rows = pd.read_csv(file, dtype={"seed": str, "round": "Int64", "against_round": "Int64"})
+
+    def of(self, metric: str, **columns: object) -> pd.DataFrame:
+        """Rows of a metric in which the columns have these values; None: in which they are blank."""
+        rows = self.rows[self.rows["metric"] == metric]
+        for name, value in columns.items():
+            rows = rows[rows[name].isna() if value is None else rows[name].eq(value).fillna(False)]
+        return rows
+
+    def difference(self, runs: str, seed: str, pair: Pair) -> str:
+        a, b = ({"system": str(system.at(None)), "round": system.round} for system in (pair.a, pair.b))
+        columns = {**a, "against": b["system"], "against_round": b["round"], "agents_right": None}
+        rows = self.of("difference", runs=runs, seed=seed, **columns).rename(columns={"value": "diff"})
+        return difference(rows.iloc[0]) if len(rows) else ""
 
 
-def difference(test: dict | None) -> str:
-    return f"{test['diff']:+.3f} [{test['ci95'][0]:+.3f}, {test['ci95'][1]:+.3f}]" if test else ""
+def tables(results: Results) -> str:
+    """All tables, as they stand in docs/results_quickstart.md."""
+    parts = [accuracies(results, "team", "accuracy"), comparisons(results), revising(results), verdicts(results)]
+    parts += [steps(results), teams(results), accuracies(results, "real BBH rows", "accuracy on real BBH rows")]
+    return "\n\n".join(table(part) for part in parts if len(part))
 
 
-def backtracking(summaries: list[dict]) -> str:
-    """Share of the leader's outputs that revise an answer, and of those that end right, one column a seed."""
-    lines = [
-        "| revising outputs, of them right | " + " | ".join(f"seed {summary['seed']}" for summary in summaries) + " |",
-        "| --- |" + " --: |" * len(summaries),
-    ]
-    found = [summary["backtracking"] for summary in summaries]
-    for name in dict.fromkeys(name for systems in found for name in systems):
-        cells = []
-        for systems in found:
-            point = systems[name][0] if name in systems else None
-            right = f"{point['right']['accuracy']:.3f}" if point and point["right"]["n"] else "–"
-            cells.append(f"{point['revised']['accuracy']:.3f}, {right}" if point else "")
-        lines.append(f"| {name}, round 0 | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def accuracies(results: Results, runs: str, heading: str) -> pd.DataFrame:
+    """A row per system that was evaluated, a column per seed, the rounds with arrows between them."""
+    rows = []
+    for title, system in ROWS.items():
+        by_seed = results.of("accuracy", runs=runs, system=str(system)).groupby("seed")["value"]
+        cells = {f"seed {seed}": arrows(values) for seed, values in by_seed if seed != "together"}
+        rows += [{heading: title, **cells}] if cells else []
+    return pd.DataFrame(rows)
 
 
-def together(report: dict) -> str:
-    """The verdicts on claims (a) to (d), the steps of training and other teams, from a report of all seeds."""
-    group = report["groups"][0]
-    heads = [*(name.rpartition(", ")[2] for name in group["runs"]), "together"]
-    lines = ["| claim | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
-    for claim, found in group["claims"].items():
-        words = [*found["runs"], found["together"] or ""]
-        lines.append(f"| ({claim}) {found['text']} | " + " | ".join(words) + " |")
-    lines += ["", "| step of training | against | together |", "| --- | --- | --: |"]
-    for step in group["steps"]:
-        if step["against"]:
-            test = difference(step["together"] or step["runs"][0])
-            lines.append(f"| {step['system']}: {step['what']} | {step['against']} | {test} |")
-    if report["teams"]:
-        heads = ("team", "K", "leader + team, by round", "majority vote", "− untrained", "− majority vote")
-        lines += ["", "| " + " | ".join(heads) + " |", "| --- |" + " --: |" * 5]
-        pooled = any("together" in row["run"] for row in report["teams"])
-        for row in report["teams"]:
-            if "together" in row["run"] or not pooled:
-                rounds = " → ".join(f"{value:.3f}" for value in row["rounds"])
-                minus = [difference(row["differences"][key]) for key in ("untrained", "majority_vote")]
-                cells = [row["run"], str(row["team_size"]), rounds, f"{row['majority_vote']:.3f}", *minus]
-                lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def comparisons(results: Results) -> pd.DataFrame:
+    seeds = [seed for seed in results.of("difference", runs="team")["seed"].unique() if seed != "together"]
+    by_seed = {f"seed {s}": [results.difference("team", s, pair) for pair in COMPARISONS.values()] for s in seeds}
+    return pd.DataFrame({"difference, 95 % interval": list(COMPARISONS), **by_seed})
 
 
-def main(arguments: list[str]) -> None:
-    if arguments[:1] == ["--trim"]:
-        report = json.loads(Path(arguments[1]).read_text())
-        print(json.dumps({key: report[key] for key in ("groups", "teams")}, indent=1))
-        return
-    found = [json.loads(Path(path).read_text()) for path in arguments]
-    summaries = [data for data in found if "accuracy" in data]
-    parts = [tables(summaries)] if summaries else []
-    if summaries and all(summary.get("backtracking") for summary in summaries):
-        parts.append(backtracking(summaries))
-    print("\n\n".join([*parts, *(together(data) for data in found if "groups" in data)]))
+def revising(results: Results) -> pd.DataFrame:
+    """Share of the leader's outputs in round 0 that revise an answer, and of those that end right."""
+    revising = results.of("revises", runs="team", round=0).set_index(["system", "seed"])["value"]
+    right = results.of("right, of revising outputs", runs="team", round=0).set_index(["system", "seed"])["value"]
+    cells = revising.map("{:.3f}, ".format) + right.map("{:.3f}".format).where(right.notna(), "–")
+    wide = cells.unstack(sort=False).add_prefix("seed ")
+    wide.insert(0, "revising outputs, of them right", wide.index + ", round 0")
+    return wide
+
+
+def verdicts(results: Results) -> pd.DataFrame:
+    words = results.of("claim", runs="team").set_index(["system", "seed"])["verdict"].unstack(sort=False)
+    words.columns = [seed if seed == "together" else f"seed {seed}" for seed in words]
+    words.insert(0, "claim", words.index.map("({})".format))
+    return words
+
+
+def steps(results: Results) -> pd.DataFrame:
+    """What each step of training brought, over all seeds."""
+    leaders = results.of("revises", runs="team")["system"].str.extract(r"leader_team\[(.*)\]")[0].dropna().unique()
+    rows = [
+        {"step of training": f"{pair.a}: {what}", "against": pair.b.leader,
+         "together": results.difference("team", "together", pair)}
+        for pair, what in step_pairs(list(leaders))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def teams(results: Results) -> pd.DataFrame:
+    """The leader with its own team and with others, over all seeds."""
+    rows = []
+    for key, accuracies in results.of("accuracy", seed="together").groupby("runs", sort=False):
+        runs, values = str(key), accuracies.groupby("system")["value"]
+        rows.append(
+            {"team": runs, "leader + team, by round": arrows(values.get_group(str(TEAM))),
+             "majority vote": arrows(values.get_group(str(MAJORITY))),
+             "− before MLPO": results.difference(runs, "together", Pair(TEAM, BEFORE)),
+             "− majority vote": results.difference(runs, "together", Pair(TEAM, MAJORITY))}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    print(tables(Results(Path(sys.argv[1]))))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from eval.report import summarise  # noqa: E402
 from eval.reporting.claims import CLAIMS  # noqa: E402
+from eval.reporting.store import summarise  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 
 
@@ -36,8 +36,8 @@ def main() -> None:
         summary["real_bbh_rows"] = {key: real[key] for key in ("n_test", "accuracy")}
     unseen = sorted((folder / "eval_unseen").glob("k*/results.jsonl"), key=lambda file: int(file.parent.name[1:]))
     for file in unseen:
-        found = summarise(file.parent)
-        kept = {key: found[key] for key in ("n_test", "accuracy", "paired")}
+        unseen_team = summarise(file.parent)
+        kept = {key: unseen_team[key] for key in ("n_test", "accuracy", "paired")}
         summary.setdefault("unseen_team", {})[file.parent.name] = kept
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print_summary(summary)
@@ -59,17 +59,14 @@ def print_summary(summary: dict) -> None:
     for name, test in summary["paired"].items():
         low, high = test["ci95"]
         print(f"  {name:<{width}}  {test['diff']:+.3f}  [{low:+.3f}, {high:+.3f}]  p = {test['p']:.2g}")
-    print("claims, from the 95 % intervals alone:")
+    print("claims:")
     for claim, word in summary["claims"].items():
         print(f"  ({claim}) {CLAIMS[claim]}: {word}")
-    for name, points in summary["backtracking"].items():
-        for point in points:
-            revised, right = point["revised"], point["right"]
-            rates = f"{revised['accuracy']:.3f} of outputs revise an answer"
-            ends = f", {right['accuracy']:.3f} of these end right" if right["n"] else ""
-            print(f"  {name}, round {point['round']}: {rates}{ends}")
-    for k, found in summary.get("unseen_team", {}).items():
-        accuracy = found["accuracy"]
+    for row in summary["backtracking"]:
+        ends = f", {row['right']:.3f} of these end right" if row["n_revises"] else ""
+        print(f"  {row['system']}, round {row['round']}: {row['revises']:.3f} of outputs revise an answer{ends}")
+    for k, unseen in summary.get("unseen_team", {}).items():
+        accuracy = unseen["accuracy"]
         rounds = " -> ".join(f"{value:.3f}" for value in accuracy["leader_team"])
         print(f"unseen team, {k}: leader + team {rounds}; majority vote {accuracy['majority_vote']:.3f}")
     if real := summary.get("real_bbh_rows"):

@@ -1,0 +1,108 @@
+"""What is kept of runs for programs: report.json, report.csv (one long table), and a recipe's summary.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from eval.reporting import analysis
+from eval.reporting.across import Group, teams
+from eval.reporting.claims import GRPO, UNTRAINED, claims, compare, step_pairs
+from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System, load_run
+from eval.reporting.stats import UNTESTED
+
+COLUMNS = "runs seed metric system round against against_round agents_right value low high n p verdict".split()
+
+
+def records(frame: pd.DataFrame) -> list[dict]:
+    """Rows as JSON has them: names for systems and pairs, null for what is missing."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return json.loads(json.dumps(plain.to_dict("records"), default=str))
+
+
+def as_json(groups: Sequence[Group]) -> dict:
+    """report.json: verdicts and comparisons by group of seeds, the table across teams, and each run's numbers."""
+    of_groups = [
+        {"title": group.title, "runs": group.titles,
+         "claims": {head: claims(tests) for head, tests in group.columns().items()},
+         "tests": {head: records(tests.reset_index()) for head, tests in group.columns().items()}}
+        for group in groups
+    ]  # fmt: skip
+    of_runs = [
+        {"title": title, "label": run.label, "seed": run.seed, "n_questions": len(run.table),
+         **{key: run.manifest.get(key) for key in ("team", "leaders", "best_agent", "command", "versions")},
+         "systems": records(analysis.systems(run).reset_index()), "by_round": records(analysis.team_effects(run)),
+         "by_correct_agents": records(analysis.by_correct_agents(run)), "by_kind": records(analysis.by_kind(run)),
+         "backtracking": records(analysis.backtracking(run)), "followed": records(analysis.followed(run)),
+         "router": records(analysis.router_agreement(run))}
+        for group in groups for title, run in zip(group.titles, group.runs, strict=True)
+    ]  # fmt: skip
+    return {"groups": of_groups, "teams": records(teams(groups)), "runs": of_runs}
+
+
+def long_table(groups: Sequence[Group]) -> pd.DataFrame:
+    """report.csv: a row per number; `seed` is "together" for the runs of a group. A blank round is the last."""
+    rows = [row for group in groups for row in group_rows(group)]
+    whole = dict.fromkeys(("round", "against_round", "agents_right", "n"), "Int64")
+    return pd.DataFrame(rows, columns=COLUMNS).astype(whole)
+
+
+def group_rows(group: Group) -> Iterator[dict]:
+    """Accuracies, comparisons, verdicts and shares of revising outputs, by seed and together."""
+    members = [([run], run.seed) for run in group.runs] + [(group.runs, "together")]
+    for tests, (runs, seed) in zip(group.columns().values(), members, strict=False):
+        head = {"runs": group.title, "seed": seed}
+        for system in (system for system in runs[0].table if all(run.has(system) for run in runs)):
+            for number in runs[0].rounds(system) if system.method == "leader_team" else [None]:
+                level = analysis.accuracy(runs, system.at(number))
+                at = {**head, "system": system, "round": number}
+                yield {**at, "metric": "accuracy", "value": level["accuracy"], **level}
+        for pair, test in tests[tests["verdict"] != UNTESTED].iterrows():
+            at = {**head, "system": pair.a.at(None), "round": pair.a.round, "agents_right": pair.right}
+            against = {"against": pair.b.at(None), "against_round": pair.b.round}
+            yield {**at, **against, "metric": "difference", "value": test["diff"], **test}
+        for claim, word in claims(tests).items():
+            yield {**head, "metric": "claim", "system": claim, "verdict": word}
+        for row in analysis.backtracking(runs[0]).to_dict("records") if len(runs) == 1 else ():
+            at = {**head, "system": row["system"], "round": row["round"]}
+            yield {**at, "metric": "revises", "value": row["revises"], "n": row["n"]}
+            yield {**at, "metric": "right, of revising outputs", "value": row["right"], "n": row["n_revises"]}
+
+
+def summarise(run: Run | str | Path, wall_seconds: Mapping | None = None) -> dict:
+    """The summary.json of one evaluation: accuracy, by number of correct agents, paired comparisons, versions.
+
+    The leader reported as `leader_*` is the first of the evaluation. Methods that were not run are left out.
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    first = (run.leaders or [""])[0]
+    teams = {"leader_team": System("leader_team", first), "leader_team_untrained": System("leader_team", UNTRAINED)}
+    solos = {"leader_solo": first, "leader_solo_untrained": UNTRAINED, "grpo_solo": GRPO}
+    systems = {name: System("leader_solo", leader) for name, leader in solos.items()}
+    systems |= {system.method: system for system in (MAJORITY, BEST, ROUTER, ORACLE)}
+    tests = compare([run])
+    tested = records(tests[tests["verdict"] != UNTESTED].reset_index())
+    paired = {row["pair"]: {**row, "ci95": [row["low"], row["high"]]} for row in tested}
+    strata: dict[str, dict] = {}
+    for row in records(analysis.by_correct_agents(run)):
+        strata.setdefault(row["system"], {})[str(row["group"])] = row
+    return {
+        "wall_seconds": dict(wall_seconds or {}),
+        "seed": run.seed,
+        "n_test": len(run.table),
+        "accuracy": {
+            **{name: run.rounds(system).mean().tolist() for name, system in teams.items() if run.has(system)},
+            **{name: float(run.table[system].mean()) for name, system in systems.items() if run.has(system)},
+            "agents": {s.agent: float(run.table[s].mean()) for s in run.table if s.method == "agent"},
+        },
+        "by_correct_agents": strata,
+        "paired": paired,
+        "claims": claims(tests),
+        "steps": [{"what": what, **paired[str(pair)]} for pair, what in step_pairs(run.leaders) if str(pair) in paired],
+        "backtracking": records(analysis.backtracking(run)),
+        "best_agent": run.manifest.get("best_agent"),
+        "versions": run.manifest.get("versions", {}),
+    }
