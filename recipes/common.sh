@@ -6,8 +6,12 @@ shopt -u checkwinsize # it would set COLUMNS to the width of the terminal
 RECIPE=${RECIPE:-recipes/$(basename "$0")}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ROOT=$PWD
-# DRY_RUN=print: write the commands and do nothing. --dry-run also has them checked (without _cpu: they need the .venv).
+# DRY_RUN=print: write the commands and do nothing. --dry-run also has them checked, but in a recipe for the CPU, whose
+# environment may not be there yet.
 export DRY_RUN=${DRY_RUN:-}
+# Python, ray and deepspeed come from the environment that is active, else from the one that recipes/setup_cpu.sh makes.
+python3 -c 'import importlib.util as u, sys; sys.exit(u.find_spec("openrlhf") is None)' 2>/dev/null ||
+  PATH=$ROOT/.venv/bin:$PATH
 
 fail() { echo "error: $RECIPE: $*" >&2; exit 2; }
 show() { # COMMAND…: print it as it can be typed
@@ -47,9 +51,6 @@ while (($#)); do
 done
 [[ $RECIPE != *_cpu.sh ]] || return 0
 
-# Python, ray and deepspeed come from the environment that is active, else from the one that recipes/setup_cpu.sh makes.
-python3 -c 'import importlib.util as u, sys; sys.exit(u.find_spec("openrlhf") is None)' 2>/dev/null ||
-  PATH=$ROOT/.venv/bin:$PATH
 # A machine without a GPU is a mistake here, not a reason to fall back to the CPU runtime.
 export OPENRLHF_MLPO_CPU=${OPENRLHF_MLPO_CPU:-0}
 
