@@ -30,10 +30,11 @@ _NUMBER_WORDS = set(
 # Words beside which a number is not the answer: denial, comparison, choice, calculation, dates.
 _SPOILING = {*_NUMBER_WORDS, *_SCALES, *_PARTS, *(f"{word}s" for word in (*_SCALES, *_PARTS)), "halves"} | set(
     "not never neither nor no none cannot without except excluding unless but than least most more less fewer larger "
-    "greater smaller bigger between beyond when if otherwise depending whether wrong incorrect false unlikely impossible "
-    "plus minus times divided multiplied multiply over choose chooses factorial root roots sqrt squared cubed dozen "
-    "dozens percent mod modulo power powers raised negative product quotient twice double triple thrice xor sin cos tan "
-    "log ln exp pi through until till after before january february march april june july august september october "
+    "greater smaller bigger between beyond when if otherwise depending whether wrong incorrect false unlikely "
+    "impossible plus minus "
+    "times divided multiplied multiply over choose chooses factorial root roots sqrt squared cubed dozen "
+    "dozens percent mod modulo power powers raised negative product quotient twice double triple thrice xor sin cos "
+    "tan log ln exp pi through until till after before january february march april june july august september october "
     "november december monday tuesday wednesday thursday friday saturday sunday am pm a.m p.m".split()
 )
 _LINKS = set(
@@ -234,7 +235,7 @@ def _count(match: re.Match[str]) -> str:
 
 
 def _without_units(text: str) -> str:
-    r"""Drop the unit after a value: `42 cm^2`, `42 km/h`, `12\pi square units`; a lone letter stays (see `letter_unit`)."""
+    r"""Drop the unit after a value: `42 cm^2`, `42 km/h`, `12\pi square units`; but not a lone letter."""
     text = _CURRENCY.sub("", text)
     match = _PER_UNIT.search(text)
     if match and _is_unit(match["unit"]):

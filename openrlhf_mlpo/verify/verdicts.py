@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openrlhf_mlpo.verify import bbh, equality, numbers
+from openrlhf_mlpo.verify import bbh, equality, latex, numbers
 from openrlhf_mlpo.verify import choices as options
 from openrlhf_mlpo.verify.extract import clean, extract_answer, is_formatted, strip_end_tokens
 
@@ -91,7 +91,7 @@ def canonical(
     if not is_math:
         return equality.words(text)
     number = numbers.rational(numbers.right_side(text))
-    return str(number[0]) if number else equality.tight(numbers.right_side(text)).casefold() or text
+    return str(number[0]) if number else latex.tight(numbers.right_side(text)).casefold() or text
 
 
 def gold_problem(
