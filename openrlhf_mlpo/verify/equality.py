@@ -58,8 +58,8 @@ def form(text: str, gold: bool = False) -> tuple[str, bool]:
 
 
 def words(text: str) -> str:
-    """Words for comparison: case, marks and blanks aside."""
-    return re.sub(r"[\W_]+", "", text.casefold()) or text
+    """Words for comparison: case, marks, blanks and a first article aside."""
+    return re.sub(r"[\W_]+", "", re.sub(r"^(?:an?|the) ", "", text.casefold())) or text
 
 
 def equal(gold: str, answer: str) -> bool | None:
