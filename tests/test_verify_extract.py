@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 
 import pytest
 
@@ -34,6 +35,17 @@ OUTPUT = "<think>six sevens</think>\n<answer>42</answer>"
 def test_response_of(query: str, expected: str | None) -> None:
     found = response_of(query, PROMPT)
     assert (found if found is None else found.strip()) == expected
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC"])
+def test_response_of_where_the_tokenizer_normalises(form: str) -> None:
+    prompt = PROMPT.replace("6 x 7", "the ﬁrst cafe\u0301 menu\u2019s price in \u212b, x²")
+    assert (decoded := unicodedata.normalize(form, prompt)) != prompt
+    response = "<think>cafe\u0301</think><answer>x²</answer>"
+    assert response_of(decoded + response, prompt) == response
+    cut = decoded[30:].replace("\n", " ")  # from the left, and with other white space
+    assert response_of(cut + response, prompt).strip() == response
+    assert response_of(decoded[:-40] + response, prompt) is None  # never searched
 
 
 def test_response_of_keeps_a_response_that_repeats_the_prompt() -> None:
@@ -80,6 +92,13 @@ def test_response_of_is_linear(prompt: str) -> None:
         ("<answer>\u22124\uff12</answer>", "-42"),
         ("<Answer>42</ANSWER>", "42"),
         ("</answer>42<answer>", None),
+        ("<think>a</think><answer>42</answer></think>", "42"),
+        ("<think>a</think><answer>42</answer><think>more <answer>43</answer></think>", "42"),
+        ("<think>a</think><answer>42</answer> </think> done", "42"),
+        ("<Think>a <answer>41</answer></Think>", None),
+        ("<answer>41</answer></think>", None),
+        ("<answer>（1，2）</answer>", "(1,2)"),
+        ("<answer>__42__</answer>", "42"),
         ("42", None),
         ("", None),
     ],

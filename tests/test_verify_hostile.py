@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -16,7 +14,7 @@ from hypothesis import strategies as st
 from openrlhf_mlpo.verify import equality, reward
 from tests import hostile
 
-LIMIT = 1.0
+LIMIT = 0.5  # seconds of processor time
 
 
 def _memory() -> int:
@@ -31,7 +29,7 @@ def _memory() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_hostile_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", str(LIMIT))
     equality.forget()
@@ -46,23 +44,20 @@ def test_hostile_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
 
-    def run(case: hostile.Case) -> tuple[hostile.Case, dict, float]:
-        start = time.monotonic()
-        result = reward([case.prompt + case.response], [case.prompt], [case.label])
-        return case, result, time.monotonic() - start
+    def run(case: hostile.Case) -> tuple[hostile.Case, dict]:
+        return case, reward([case.prompt + case.response], [case.prompt], [case.label])
 
     cases = hostile.cases()
     assert len(cases) >= 200
     with ThreadPoolExecutor(16) as threads:
         results = list(threads.map(run, [case for case in cases if not case.correct]))
-    monkeypatch.delenv("MLPO_VERIFY_TIMEOUT")  # on a busy machine a right answer may take longer
+    monkeypatch.delenv("MLPO_VERIFY_TIMEOUT")
     results += [run(case) for case in cases if case.correct]
     done.set()
     watcher.join()
-    assert not [(case.name, result["scores"]) for case, result, _ in results if result["scores"] != case.correct]
-    slowest = max(results, key=lambda item: item[2])
-    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # others at work on this machine
-    assert slowest[2] < (LIMIT + 1.0) * busy, slowest[0].name
+    assert not [(case.name, result["scores"]) for case, result in results if result["scores"] != case.correct]
+    undecided = [case for case, result in results if result["extra_logs"]["undecided"]]
+    assert len(undecided) < 80 and not any(case.correct for case in undecided)
     assert most[0] + psutil.Process().memory_info().rss - before < 2**30
 
 

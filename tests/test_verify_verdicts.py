@@ -165,7 +165,11 @@ def test_parse_label(label: object, expected: tuple) -> None:
         {"subtask": "dyck_languages"}, "closing brackets"),
         ("B", "mmlu", {"choices": ["a", "b"]}, None), ("E", "mmlu", {"choices": ["a", "b"]},
         "not one of the 2 choices"),
-        ("apple", "mmlu", {}, "not a letter"),
+        ("apple", "mmlu", {}, "not a letter"), ("2", "mmlu", {"choices": ["a", "b"]}, "not one of the 2 choices"),
+        ("1", "mmlu", {"choices": ["a", "b"]}, None), ("(B)", "mmlu", {"choices": ["a", "b"]}, None),
+        ("a", "bbh", {"choices": ["a", "b"], "subtask": "bbh_snarks"}, None), ("Evelyn", "math", {}, None),
+        ("NaN", "math", {}, "missing"), ("N/A", "exact", {}, "missing"), ("See solution.", "math", {}, "missing"),
+        (None, "math", {}, "not text"), (["4"], "math", {}, "not text"),
     ],
 )  # fmt: skip
 def test_gold_problem(answer: str, task: str, kwargs: dict, problem: str | None) -> None:

@@ -28,6 +28,7 @@ _LISTED = re.compile(r"[(\[{]|,\s")
 _MONOMIAL = re.compile(r"-?[\d.,/]+(?:\s?[A-Za-z])+")
 _LETTERS = re.compile(r"[A-Za-z]")
 _NESTED_LIST = re.compile(r"[\[{(]\s*[\[({][^\[\](){}]*[\])}](?:\s*,\s*[\[({][^\[\](){}]*[\])}])*\s*[\])}]")
+_OPTION = re.compile(r"\(?[A-Z]\)?")
 _DEPTH_STEP = {"{": 1, "(": 1, "[": 1, "}": -1, ")": -1, "]": -1}
 _DIGITS = re.compile(r"\d+")
 _TOWER = re.compile(r"\^\s*\{?\s*\(?\s*[\dA-Za-z!]+\s*\)?\s*\}?\s*\^|\^\s*\{[^{}]*\^")
@@ -56,35 +57,37 @@ def form(text: str, gold: bool = False) -> tuple[str, bool]:
     return latex.expand_plus_minus(core), True
 
 
-@lru_cache(maxsize=65536)
-def tight(text: str) -> str:
-    """The string that equal forms most likely share."""
-    return latex.tight(text)
-
-
-@lru_cache(maxsize=65536)
 def words(text: str) -> str:
-    """Words for comparison: case, marks and blanks aside."""
-    return re.sub(r"[\W_]+", "", text.casefold()) or text
+    """Words for comparison: case, marks, blanks and a first article aside."""
+    return re.sub(r"[\W_]+", "", re.sub(r"^(?:an?|the) ", "", text.casefold())) or text
 
 
 def equal(gold: str, answer: str) -> bool | None:
     """Whether `answer` equals `gold`; None when math-verify could not decide within its limits. Never raises."""
     if len(answer) > max(MAX_ANSWER, 2 * len(gold)):
         return False
+    settled = _settle(gold, answer)
+    return settled if isinstance(settled, bool) else _ask(*settled)
+
+
+@lru_cache(maxsize=65536)
+def _settle(gold: str, answer: str) -> bool | Pair:
+    """The verdict where it is certain without math-verify, else the pair that math-verify is asked about."""
     said = answer
     (gold, gold_is_math), (answer, answer_is_math) = form(gold, True), form(answer)
     if not gold or not answer:
         return False
-    if gold == answer or tight(gold) == tight(answer):
+    if gold == answer or latex.tight(gold) == latex.tight(answer):
         return True
-    if not (gold_is_math and answer_is_math):
-        return _equal_words(gold, answer) or not gold_is_math and _equal_words(gold, latex.notation(said))
+    if not gold_is_math:
+        return _equal_words(gold, answer) or _equal_words(gold, latex.notation(said))
+    if not answer_is_math:
+        return _equal_words(gold, answer)
     gold, answer = _of_one_kind(gold, answer)
     verdict = numbers.decide(gold, answer)
     if verdict is None and _refused(gold, answer):
         verdict = False
-    return _ask(gold, answer) if verdict is None else verdict
+    return (gold, answer) if verdict is None else verdict
 
 
 def _equal_words(gold: str, answer: str) -> bool:
@@ -117,6 +120,8 @@ def _refused(gold: str, answer: str) -> bool:
     for one, other in ((gold, answer), (answer, gold)):
         if _MONOMIAL.fullmatch(one) and not _LETTERS.search(other):
             return True  # math-verify takes some letters for units: "5m" would pay for 5, and "15 ab" for 15
+        if _OPTION.fullmatch(one) and numbers.is_constant(other):
+            return True
     return hopeless(answer) or hopeless(gold)
 
 
@@ -161,7 +166,7 @@ def _ask(gold: str, answer: str) -> bool | None:
 def forget() -> None:
     """Empty the memory of earlier pairs (tests and benchmarks)."""
     _remembered.clear()
-    for cached in (form, tight, words, latex.notation, prose.answer_of, numbers.rational, numbers.value_of):
+    for cached in (form, _settle, latex.notation, prose.answer_of, numbers.rational, numbers.value_of):
         cached.cache_clear()
 
 

@@ -26,6 +26,7 @@ _PLAIN = {
     **dict(zip(map(ord, "\u3001\u3002\u2018\u2019\u201c\u201d\u201a\u201b"), ",.''\"\"''")),
 }
 _THINK = re.compile(r"<(/?)think>", re.IGNORECASE)
+_WRAPPERS = ("$", "\\", "*", "_", "`")
 _BLANKS = re.compile(r"\s+")
 
 
@@ -177,11 +178,12 @@ def clean(text: str) -> str:
     text = _BLANKS.sub(" ", text.replace("\x00", "")).strip()
     if not text.isprintable():
         text = "".join(char for char in text if unicodedata.category(char)[0] != "C" or char == " ").strip()
-    while True:
+    while text[:1] in _WRAPPERS:
         inner = _unwrap(text)
         if inner == text:
-            return text
+            break
         text = inner
+    return text
 
 
 def _plain(char: str) -> str:

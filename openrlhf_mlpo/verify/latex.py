@@ -19,8 +19,9 @@ _COMMANDS = {
     pair[0]: rf"\{pair[1:]} "
     for pair in (
         "×times ·cdot ⋅cdot ∙cdot ±pm ∓mp ≤le ≥ge ⩽le ⩾ge ≠ne ≈approx ≡equiv ∞infty ∪cup ∩cap ∈in ∉notin ∖setminus "
-        "∅emptyset ⊂subset ⊆subseteq ∧land ∨lor ¬neg ⇒Rightarrow →to ↦mapsto ∥parallel ⊥perp ∠angle △triangle ∑sum ∏prod "
-        "∫int …ldots ⌊lfloor ⌋rfloor ⌈lceil ⌉rceil ℝmathbb{R} ℤmathbb{Z} ℕmathbb{N} ℚmathbb{Q} ℂmathbb{C} αalpha βbeta "
+        "∅emptyset ⊂subset ⊆subseteq ∧land ∨lor ¬neg ⇒Rightarrow →to ↦mapsto ∥parallel ⊥perp ∠angle △triangle ∑sum "
+        "∏prod ∫int …ldots ⌊lfloor ⌋rfloor ⌈lceil ⌉rceil ℝmathbb{R} ℤmathbb{Z} ℕmathbb{N} ℚmathbb{Q} ℂmathbb{C} "
+        "αalpha βbeta "
         "γgamma δdelta εepsilon ζzeta ηeta θtheta ιiota κkappa λlambda μmu νnu ξxi πpi ρrho σsigma τtau φphi ϕphi χchi "
         "ψpsi ωomega ΓGamma ΔDelta ΘTheta ΛLambda ΞXi ΠPi ΣSigma ΦPhi ΨPsi ΩOmega"
     ).split()

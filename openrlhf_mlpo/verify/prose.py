@@ -11,6 +11,8 @@ import re
 from decimal import Decimal
 from functools import lru_cache
 
+Tokens = list[tuple[str, str]]  # kind ("word", "blank" or "math") and text
+
 _MAX_PIECES = 12
 
 # Units of at most three letters; a longer word after a number is a unit or a noun.
@@ -30,10 +32,11 @@ _NUMBER_WORDS = set(
 # Words beside which a number is not the answer: denial, comparison, choice, calculation, dates.
 _SPOILING = {*_NUMBER_WORDS, *_SCALES, *_PARTS, *(f"{word}s" for word in (*_SCALES, *_PARTS)), "halves"} | set(
     "not never neither nor no none cannot without except excluding unless but than least most more less fewer larger "
-    "greater smaller bigger between beyond when if otherwise depending whether wrong incorrect false unlikely impossible "
-    "plus minus times divided multiplied multiply over choose chooses factorial root roots sqrt squared cubed dozen "
-    "dozens percent mod modulo power powers raised negative product quotient twice double triple thrice xor sin cos tan "
-    "log ln exp pi through until till after before january february march april june july august september october "
+    "greater smaller bigger between beyond when if otherwise depending whether wrong incorrect false unlikely "
+    "impossible plus minus "
+    "times divided multiplied multiply over choose chooses factorial root roots sqrt squared cubed dozen "
+    "dozens percent mod modulo power powers raised negative product quotient twice double triple thrice xor sin cos "
+    "tan log ln exp pi through until till after before january february march april june july august september october "
     "november december monday tuesday wednesday thursday friday saturday sunday am pm a.m p.m".split()
 )
 _LINKS = set(
@@ -41,6 +44,7 @@ _LINKS = set(
     "becomes become".split()
 )
 _REASONS = {"because", "since"}
+_ASIDES = {"so", "which", "hence", "thus"}
 _JOINTS = {"and", "or"}
 _ANSWER_WORDS = set("the a my our final correct right best only one answer result solution choice option".split())
 
@@ -68,6 +72,7 @@ _COUNTED = re.compile(r"(?<![\w.^{/])(-?\d[\d,]*(?:\.\d+)?)(?:\s+|-)([a-z]+)\b(?
 _DEGREES = re.compile(r"(?<=[\d)}])\s*(?:degrees?|deg)\b(?:\s*(?:Celsius|Fahrenheit|[CF])\b)?")
 _LETTER_UNIT = re.compile(rf"(.*[\d)}}])\s?[{_LETTER_UNITS}]{_NAMED_POWER}(?:\s*/\s*[a-z]{{1,3}}{_NAMED_POWER})?")
 _MARKS_AROUND = re.compile(r"^(?:\s|[:;,?]|\.(?!\d))+|(?:\s|[:.;,?])+$")
+_CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\(")  # `print(5)`
 _ASIDE = re.compile(r"\(\s*[A-Za-z][A-Za-z' -]{2,60}\)")
 
 
@@ -89,15 +94,20 @@ def answer_of(text: str, gold: bool = False) -> tuple[str, bool]:
     text = _unpunctuated(_without_units(_counted(text)))
     if not any(map(_is_spoken, _TOKEN.finditer(text))):
         return text, True
-    if _DENIED.search(text) or re.search(r"(?<![A-Za-z\\])[A-Za-z]{2,}\(", text):
-        return text, False
     segment = _segment(_tokens(text))
-    if segment is None:
+    if segment is None or _CALL.search(text):
         return text, False
+    if _DENIED.search(text):  # `There is no solution` says `no solution`; `12 is not the answer` does not say 12
+        said = _said(segment)
+        return said if _DENIED.search(said) else text, False
     pieces, joined = _pieces(segment, gold)
     if joined and pieces:
         return _without_units(", ".join(pieces)), True
-    return _unpunctuated("".join(token for _, token in segment)), False
+    return _said(segment), False
+
+
+def _said(segment: Tokens) -> str:
+    return _unpunctuated("".join(token for _, token in segment))
 
 
 _DENIED = re.compile(r"\b(?:not|never|no|wrong|incorrect|lambda|eval|print|import|def)\b|n't\b", re.IGNORECASE)
@@ -107,9 +117,9 @@ def _is_spoken(match: re.Match[str]) -> bool:
     return match.lastgroup == "word" and ("." in match.group() or is_word(match.group()))
 
 
-def _tokens(text: str) -> list[tuple[str, str]]:
-    """(kind, text) pairs: "word", "blank" or "math"."""
-    found: list[tuple[str, str]] = []
+def _tokens(text: str) -> Tokens:
+    """The words, blanks and pieces of mathematics of a text."""
+    found: Tokens = []
     matches = list(_TOKEN.finditer(text))
     for index, match in enumerate(matches):
         kind, token = match.lastgroup, match.group()
@@ -121,11 +131,11 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def _segment(tokens: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
+def _segment(tokens: Tokens) -> Tokens | None:
     """The part of a sentence that holds its answer: after its verb, or before `is the answer`; None when unclear."""
-    parts: list[list[tuple[str, str]]] = [[]]
+    parts: list[Tokens] = [[]]
     for index, (kind, token) in enumerate(tokens):
-        if kind == "word" and token.casefold() in _REASONS and _holds_math(parts[-1]):
+        if _holds_math(parts[-1]) and _digresses(tokens, index):
             break
         spoken = any(kind == "word" for kind, _ in parts[-1])
         if kind == "word" and token.casefold() in _LINKS or spoken and _links(tokens, index):
@@ -145,7 +155,18 @@ def _segment(tokens: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
     return parts[0] if len(parts) == 2 else None
 
 
-def _links(tokens: list[tuple[str, str]], index: int) -> bool:
+def _digresses(tokens: Tokens, index: int) -> bool:
+    """Whether what follows is beside the point: a reason, or words alone after a full stop, `so` or `which`."""
+    kind, token = tokens[index]
+    if kind == "word" and token.casefold() in _REASONS:
+        return True
+    if token != "." and token.casefold() not in _ASIDES:
+        return False
+    rest = tokens[index + 1 :]
+    return bool(rest) and not _holds_math(rest) and not any(token.casefold() in _JOINTS for _, token in rest)
+
+
+def _links(tokens: Tokens, index: int) -> bool:
     """Whether this is the `:` or `=` between words and their value (`Area = 12`, not `x = 12` nor `3:1`)."""
     if tokens[index][1] not in (":", "="):
         return False
@@ -153,13 +174,13 @@ def _links(tokens: list[tuple[str, str]], index: int) -> bool:
     return bool(before) and before[-1][0] == "word"
 
 
-def _holds_math(part: list[tuple[str, str]]) -> bool:
+def _holds_math(part: Tokens) -> bool:
     """Whether there is more than words, marks and single variables."""
     text = "".join(token for kind, token in part if kind != "word")
     return bool(re.search(r"[\d\\{}<>=]|[A-Za-z]\s*[-+^/=<>]", text)) or bool(re.search("[A-Za-z]{2,}", text))
 
 
-def _pieces(segment: list[tuple[str, str]], gold: bool) -> tuple[list[str], bool]:
+def _pieces(segment: Tokens, gold: bool) -> tuple[list[str], bool]:
     """The pieces of mathematics among the words, and whether they stand for one answer or a list."""
     pieces, between, harmless = [""], [[]], True
     for kind, token in segment:
@@ -234,7 +255,7 @@ def _count(match: re.Match[str]) -> str:
 
 
 def _without_units(text: str) -> str:
-    r"""Drop the unit after a value: `42 cm^2`, `42 km/h`, `12\pi square units`; a lone letter stays (see `letter_unit`)."""
+    r"""Drop the unit after a value: `42 cm^2`, `42 km/h`, `12\pi square units`; but not a lone letter."""
     text = _CURRENCY.sub("", text)
     match = _PER_UNIT.search(text)
     if match and _is_unit(match["unit"]):

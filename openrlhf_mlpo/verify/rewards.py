@@ -102,8 +102,8 @@ def _warn_undecided(gold: str, answer: str | None) -> None:
         count = _undecided["count"]
         _undecided.update(since=time.monotonic(), count=0)
     logger.warning(
-        "math-verify reached its limits on %d answers since the last such warning; they score 0 and count as the metric "
-        "undecided (MLPO_VERIFY_TIMEOUT gives each more time); the last: %.60r for %.60r",
+        "math-verify reached its limits on %d answers since the last such warning; they score 0 and count as the "
+        "metric undecided (MLPO_VERIFY_TIMEOUT gives each more time); the last: %.60r for %.60r",
         count,
         answer,
         gold,

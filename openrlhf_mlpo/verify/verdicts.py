@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openrlhf_mlpo.verify import bbh, equality, numbers
+from openrlhf_mlpo.verify import bbh, equality, latex, numbers
 from openrlhf_mlpo.verify import choices as options
 from openrlhf_mlpo.verify.extract import clean, extract_answer, is_formatted, strip_end_tokens
 
 TASKS = ("math", "bbh", "mmlu", "exact")
+_PLACEHOLDERS = {
+    "nan",
+    "null",
+    "n/a",
+    "#n/a",
+    "tbd",
+    "todo",
+    "see solution",
+    "see the solution",
+    "see above",
+    "see below",
+}
 MAX_GOLD = 10_000  # characters
 
 
@@ -91,7 +103,7 @@ def canonical(
     if not is_math:
         return equality.words(text)
     number = numbers.rational(numbers.right_side(text))
-    return str(number[0]) if number else equality.tight(numbers.right_side(text)).casefold() or text
+    return str(number[0]) if number else latex.tight(numbers.right_side(text)).casefold() or text
 
 
 def gold_problem(
@@ -99,8 +111,12 @@ def gold_problem(
 ) -> str | None:
     """Why this gold answer can never pay (one clause, without a row number), or None when it can."""
     _check(task)
-    if not isinstance(answer, str) or not clean(answer):
+    if not isinstance(answer, str):
+        return f"gold answer {answer!r} is not text"
+    if not clean(answer):
         return "gold answer is empty"
+    if clean(answer).casefold().rstrip(".") in _PLACEHOLDERS and answer not in (choices or ()):
+        return f"gold answer {answer!r} stands for a missing one"
     if len(answer) > MAX_GOLD:
         return f"gold answer has {len(answer):,} characters"
     if task == "math" and not equality.readable(answer):

@@ -15,16 +15,17 @@ MLPO_VERIFY_MEMORY_MB address space of a worker (768).
 from __future__ import annotations
 
 import atexit
+import collections
 import json
 import logging
 import os
-import queue
 import select
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -159,20 +160,30 @@ def _processor_time(pid: int) -> float:
 
 
 class _Lane:
-    """Some workers, and the threads that wait for one, for as long as it takes."""
+    """Some workers, and the threads that wait for one: first come, first served, for as long as it takes."""
 
     def __init__(self) -> None:
         self.workers = [_Worker() for _ in range(int(_number("MLPO_VERIFY_WORKERS", 2, 1)))]
-        self.idle: queue.LifoQueue[_Worker] = queue.LifoQueue()  # a running one before one not yet started
-        for worker in self.workers:
-            self.idle.put(worker)
+        self.idle = list(self.workers)
+        self.waiting: collections.deque[Future[_Worker]] = collections.deque()
+        self.lock = threading.Lock()
 
     def ask(self, command: str, texts: tuple[str, ...], cpu_seconds: float) -> bool:
-        worker = self.idle.get()
+        turn: Future[_Worker] = Future()
+        with self.lock:
+            if self.idle:
+                turn.set_result(self.idle.pop())  # the last one used: it is running
+            else:
+                self.waiting.append(turn)
+        worker = turn.result()
         try:
             return worker.ask(command, texts, cpu_seconds)
         finally:
-            self.idle.put(worker)
+            with self.lock:
+                if self.waiting:
+                    self.waiting.popleft().set_result(worker)
+                else:
+                    self.idle.append(worker)
 
 
 _lanes: dict[str, _Lane] = {}
