@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from openrlhf_mlpo.engines import Completion, Sampling
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.rounds import Generate, Prompt
 
+FIELDS = [field.name for field in fields(Completion)]  # as stored, in this order; `dataclasses.astuple` is slow
 Answers = tuple[list[list[Completion]], float]  # [prompt][sample], and the seconds they took
 
 
@@ -100,7 +101,7 @@ class Models:
 
     def _save(self, path: Path | None, name: str, answers: Answers) -> None:
         if path is not None:
-            completions = [[astuple(c) for c in samples] for samples in answers[0]]
+            completions = [[[getattr(c, name) for name in FIELDS] for c in samples] for samples in answers[0]]
             write_whole(path, [json.dumps({"player": name, "seconds": answers[1], "completions": completions})])
 
     def _engine(self, key: str, make: Callable[[], Any]) -> Any:
