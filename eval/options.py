@@ -117,7 +117,7 @@ def check(args: argparse.Namespace) -> tuple[dict[str, str], Config, list[int]]:
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", args.team_size):
         raise UserError(f"--team_size {args.team_size}: a number (0: all), or numbers with commas between them")
     same = ("rounds", "seed", "early_stop", "vote_samples", "debate_rounds", "moa_layers")
-    limited = by_leader(args.leader_methods, leaders, "--leader_methods", "METHOD,…")
+    limited = by_leader(args.leader_methods, leaders, "--leader_methods")
     config = Config(
         methods=methods,
         template=load_template(args.template),
@@ -168,17 +168,17 @@ def methods_of(args: argparse.Namespace, leaders: dict[str, str]) -> tuple[str, 
 
 def engine_args_of(args: argparse.Namespace, leaders: dict[str, str]) -> dict[str, dict]:
     """Each leader's engine arguments, the variables of its chat template among them."""
-    named = [text for text in args.engine_args if not text.lstrip().startswith("{")]
-    own = by_leader(named, leaders, "--engine_args", "JSON")
+    named = [text for text in args.engine_args if re.match(r"[^{=]+=", text)]
+    own = by_leader(named, leaders, "--engine_args")
     common: dict[str, Any] = {}
     for text in (text for text in args.engine_args if text not in named):
-        common |= json_object(text, "--engine_args")
-    variables = json_object(args.chat_template_kwargs, "--chat_template_kwargs")
+        common |= json_object(text, "--engine_args ")
+    variables = json_object(args.chat_template_kwargs, "--chat_template_kwargs ")
     settled = {}
     for name, model in leaders.items():
         engine = split_engine(model)[0]
         settings = {} if engine == "callable" else common  # a function knows no argument of vLLM's
-        settings = settings | json_object(own.get(name, "{}"), f"--engine_args {name}")
+        settings = settings | json_object(own.get(name, "{}"), f"--engine_args {name}=")
         if variables and engine == "openai":
             settings["extra_body"] = {"chat_template_kwargs": variables, **settings.get("extra_body", {})}
         elif variables and engine != "callable":
@@ -195,20 +195,20 @@ def comma(text: str, known: Collection[str], flag: str) -> tuple[str, ...]:
     return items
 
 
-def by_leader(texts: Sequence[str], leaders: Collection[str], flag: str, form: str) -> dict[str, str]:
-    """What a repeated flag says of each leader it names."""
-    for text in texts:
-        if "=" not in text or text.partition("=")[0] not in leaders:
-            raise UserError(f"{flag} {text}: write NAME={form} with NAME one of {', '.join(leaders) or 'none'}")
+def by_leader(texts: Sequence[str], leaders: Collection[str], flag: str) -> dict[str, str]:
+    """What a repeated flag of the form NAME=… says of each leader it names."""
+    for name, given, _ in (text.partition("=") for text in texts):
+        if not given or name not in leaders:
+            raise UserError(f"{flag} {name}=…: the leaders are {', '.join(leaders) or 'none'}")
     return dict(text.split("=", 1) for text in texts)
 
 
 def json_object(text: str, flag: str) -> dict[str, Any]:
-    """A flag's JSON object."""
+    """A flag's JSON object; `flag`: what stands before it."""
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{flag} is not JSON: {error}") from None
+        raise UserError(f"{flag}{text}: not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UserError(f'{flag} must be a JSON object such as {{"name": 1}}, not {text}')
+        raise UserError(f'{flag}{text}: write a JSON object, such as {{"max_model_len": 4096}}')
     return value

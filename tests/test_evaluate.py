@@ -389,7 +389,7 @@ def test_empty_responses_are_named_with_their_reasons(tmp_path, capsys):
     with Models(tmp_path, progress=False) as models:
         models.generate("bob", lambda: Refusing([], "bob"), {"model": "m"}, Sampling())(list("abcd"), 1, 0)
         models.report()
-    assert "bob: 3 of 4 responses are empty: 2 content_filter, 1 too_long" in capsys.readouterr().err
+    assert "bob: 3 of 4 responses are empty: 2 content_filter, 1 too_long" in "".join(capsys.readouterr())
 
 
 LONE = "\ud800 \udfff"
@@ -635,11 +635,11 @@ def test_killed_and_resumed_equals_undisturbed(files):
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--leader", "mlpo=x"], "two are named 'mlpo'"),
         (["--leader", "ann=callable:x.py:y"], "'ann' names both"),
-        (["--leader_methods", "grpo=leader_solo"], "--leader_methods grpo=leader_solo"),
+        (["--leader_methods", "grpo=leader_solo"], "--leader_methods grpo=…: the leaders are mlpo, untrained"),
         (["--leader_methods", "mlpo=debate"], "--leader_methods: unknown 'debate'"),
-        (["--leader_engine_args", "grpo={}"], "--engine_args grpo={}: write NAME=JSON with NAME one of mlpo"),
-        (["--engine_args", "mlpo=[1]"], "--engine_args mlpo must be a JSON object"),
-        (["--chat_template_kwargs", "no"], "--chat_template_kwargs is not JSON"),
+        (["--leader_engine_args", "grpo={}"], "--engine_args grpo=…: the leaders are mlpo, untrained"),
+        (["--engine_args", "mlpo=[1]"], "--engine_args mlpo=[1]: write a JSON object"),
+        (["--chat_template_kwargs", "no"], "--chat_template_kwargs no: not JSON"),
         (["--methods", "router"], "--methods router needs --pool"),
         (["--methods", "router", "--pool", "missing"], "--pool missing: no pool here"),
         (["--columns", "question"], "--columns 'question'"),
