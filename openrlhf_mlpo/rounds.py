@@ -17,6 +17,7 @@ from openrlhf_mlpo.engines import Sampling, request_seed
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.models import context_length, open_tokenizer
 from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
+from openrlhf_mlpo.prompts.chat_template import opened_thinking
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages, load_template
 from openrlhf_mlpo.questions import Question
@@ -87,7 +88,14 @@ class Player:
         return [
             [
                 Turn(
-                    self.name, round, prompt, c.text, c.prompt_tokens, c.completion_tokens, str(c.finish_reason), share
+                    self.name,
+                    round,
+                    prompt,
+                    opened_thinking(prompt) + c.text,
+                    c.prompt_tokens,
+                    c.completion_tokens,
+                    str(c.finish_reason),
+                    share,
                 )
                 for c in samples
             ]

@@ -170,3 +170,11 @@ def test_engines_are_timed():
 
     completions, seconds = timed(Engine(), Sampling())(["a", "b"], 2, 0)
     assert [len(samples) for samples in completions] == [2, 2] and seconds >= 0
+
+
+@pytest.mark.parametrize(("prompt", "opened"), [("question <think>\n", "<think>\n"), ("question", ""), ([], "")])
+def test_thinking_that_the_prompt_opened_belongs_to_the_output(prompt, opened):
+    """Else the form would be judged wrong, and the next round would show half a thought."""
+    said = "so </think> <answer> 1 </answer>"
+    leader = Player("boss", lambda prompts, n, seed: ([[fake.completion(said, "")]], 0.1))
+    assert leader.ask([prompt])[0][0].text == opened + said

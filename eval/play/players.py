@@ -77,9 +77,13 @@ class Players:
         player = self._player(agent, Sampling(temperature=temperature, max_tokens=self.args.max_new_tokens))
         player.show = self.args.show
         if player.tokenizer is not None:
-            more = {"chat_template_kwargs": player.chat_template_kwargs} if player.chat_template_kwargs else {}
-            room = player.max_prompt_tokens
-            player.renderer = PromptRenderer(player.tokenizer, self.config.template, room, show=player.show, **more)
+            player.renderer = PromptRenderer(
+                player.tokenizer,
+                self.config.template,
+                player.max_prompt_tokens,
+                player.show,
+                player.chat_template_kwargs,
+            )
         return player
 
     def _player(self, agent: Agent, sampling: Sampling) -> Player:

