@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -109,7 +109,7 @@ def watch(commands: list[list[str]], name: str, log) -> int:
 
 
 @contextlib.contextmanager
-def running(commands: list[list[str]], bar: tqdm) -> Iterator[tuple[list[subprocess.Popen], Iterator[str]]]:
+def running(commands: list[list[str]], bar: tqdm) -> Generator[tuple[list[subprocess.Popen], Iterable[str]]]:
     """Processes of the commands and the lines that they print; none is left when this ends, however it does."""
     reader, writer = os.pipe()
     processes: list[subprocess.Popen] = []
@@ -130,8 +130,10 @@ def running(commands: list[list[str]], bar: tqdm) -> Iterator[tuple[list[subproc
     try:
         for command in commands:
             env = os.environ | (ONE_THREAD if len(commands) > 1 else {})
-            options = {"stdin": subprocess.DEVNULL, "stdout": writer, "stderr": writer, "start_new_session": True}
-            processes.append(subprocess.Popen(command, env=env, **options))
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, env=env, start_new_session=True
+            )
+            processes.append(process)
         os.close(writer)
         clock.start()
         # Universal newlines: a carriage return ends a line as well.
