@@ -10,6 +10,8 @@
 # Settings (environment): TEAM=recipes/team_paper.yaml, SERVE_GPUS="0 1 2" (a group for each agent), SERVE_PORT=8100 (the
 # first agent's, counted up), TEAM_ENDPOINTS=runs/team_endpoints.yaml (the file to write).
 #
+# Deviations from the paper (arXiv 2507.08960): none; it does not say how its team was served.
+#
 # Hardware: for the paper's team a GPU with 24 GB or more for each agent. Start-up: a minute or two a model.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"

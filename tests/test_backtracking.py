@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -90,9 +89,8 @@ def test_every_wording_stands_alone():
         re.compile(phrase)
 
 
-@pytest.mark.parametrize("text", ["wait " * 20_000, "the answer is " * 8_000, "i made " * 15_000, " " * 100_000])
-def test_long_and_odd_texts_take_no_time(text):
-    start = time.perf_counter()
-    revises(f"<think>{text}")
-    revises(text)
-    assert time.perf_counter() - start < 2
+@pytest.mark.timeout(120)  # a pattern that backtracks would take hours
+@pytest.mark.parametrize("words", ["wait ", "the answer is ", "i made ", " "])
+def test_long_and_odd_texts_end(words):
+    text = words * (100_000 // len(words))
+    assert revises(f"<think>{text}") in (True, False) and revises(text) in (True, False)

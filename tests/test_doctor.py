@@ -167,7 +167,7 @@ def test_another_openrlhf(monkeypatch):
     monkeypatch.setattr(seams.importlib.metadata, "version", lambda n: "0.11.0" if n == "openrlhf" else real(n))
     (finding,) = machine.check_versions()
     assert finding.level == FATAL
-    assert finding.fix == f"pip install openrlhf=={seams.OPENRLHF_VERSION}"
+    assert finding.fix == f"pip install openrlhf=={seams.TESTED_VERSION}"
 
 
 def test_a_pin_that_is_not_kept(monkeypatch):

@@ -179,7 +179,6 @@ def test_a_version_not_tested_is_one_warning(monkeypatch, capsys, installed):
 @pytest.mark.parametrize("pool", [True, False])
 def test_the_policy_worker_that_is_started_is_ours(pool, tmp_path, monkeypatch):
     """What OpenRLHF's `train()` would hand to Ray: it imported the class when it was loaded, before any flag."""
-    import sys
 
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
@@ -187,7 +186,6 @@ def test_the_policy_worker_that_is_started_is_ours(pool, tmp_path, monkeypatch):
     import openrlhf.utils
     import ray
 
-    from openrlhf_mlpo.cli import train_mlpo_ray
     from openrlhf_mlpo.train.trainer import MLPOPolicyModelActor
 
     class Started(BaseException):

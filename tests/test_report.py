@@ -307,7 +307,10 @@ def test_the_router_is_a_baseline_of_claim_a(folder, tmp_path):
     assert (every["ann"], every["cat"], every["nobody"], every["several"]) == (0.25, 0.25, 0.25, 0.25)
     even = shown[(shown["kind"] == "exact/sums0") & (shown["leader"] == "mlpo")].iloc[0]
     assert (even["ann"], even["several"], even["cat"]) == (0.5, 0.5, 0.0)
-    assert "### Whom leaders follow" in text and len(followed(load_run(folder))) == 0
+    assert "### Whom leaders follow" in text
+    old = load_run(folder)  # of an evaluation before it was recorded
+    old.rows.drop(columns="follows", inplace=True)
+    assert len(followed(old)) == 0
 
 
 def test_steps_of_training(tmp_path):

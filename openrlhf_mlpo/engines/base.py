@@ -106,7 +106,8 @@ class Completion:
     finish_reason: str = "stop"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", readable(self.text))  # no file, table or tokenizer takes lone surrogates
+        if isinstance(self.text, str):  # what else a function returns is refused by name
+            object.__setattr__(self, "text", readable(self.text))  # no file, table or tokenizer takes lone surrogates
 
 
 def request_seed(seed: int, *key: str | int) -> int:
