@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -185,3 +186,12 @@ def test_bbh_option_text_where_the_label_carries_the_choices() -> None:
         for gold in ("(B)", "B", "1", "heptagon"):
             assert is_correct("Heptagon", gold, "bbh", subtask="geometric_shapes", choices=options)
             assert not is_correct("circle", gold, "bbh", subtask="geometric_shapes", choices=options)
+
+
+@pytest.mark.parametrize(
+    "text", ["12 " + "ab-cd-" * 150, "12 " + "cm " * 300, "√(" * 500, "\\text{" * 160, "(12 or " * 140]
+)
+def test_reading_takes_no_time_on_any_text(text: str) -> None:
+    start = time.process_time()
+    assert not is_correct(text, "42 apples", "math")
+    assert time.process_time() - start < 0.2

@@ -61,11 +61,11 @@ _LEAD_IN = re.compile(
 _CURRENCY = re.compile(
     r"(?:\\\$|[$€£¥₹]|\b(?:US|CA|AU)?\$|\b(?:Rs\.?|USD|EUR|GBP|INR))\s*(?=-?[\d.])|(?<=\d)\s?(?:\\\$|[€£¥₹])"
 )
-_UNIT_WORD = r"(?:[A-Za-zμ]+(?:-[A-Za-z]+)*\.?)"
+_UNIT_WORD = r"(?:[A-Za-zμ]{1,30}(?:-[A-Za-z]{1,30}){0,3}\.?)"
 _NAMED_POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _UNIT = re.compile(
     rf"(?P<value>[\d)}}\]%]|\\pi|\\circ)\s*"
-    rf"(?P<unit>{_UNIT_WORD}{_NAMED_POWER}(?:\s*(?:/|\\cdot|per\b)?\s*{_UNIT_WORD}{_NAMED_POWER}){{0,9}})\s*$"
+    rf"(?P<unit>{_UNIT_WORD}{_NAMED_POWER}(?:(?:\s?/\s?|\s?\\cdot\s|\s){_UNIT_WORD}{_NAMED_POWER}){{0,9}})$"
 )
 _PER_UNIT = re.compile(rf"(?<=[\d)}}])\s*/\s*(?P<unit>{_UNIT_WORD})\s*$")
 _COUNTED = re.compile(r"(?<![\w.^{/])(-?\d[\d,]*(?:\.\d+)?)(?:\s+|-)([a-z]+)\b(?!['’])")
