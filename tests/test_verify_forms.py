@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,14 +17,14 @@ SENTENCES: Table = {  # gold: answers that pay, answers that do not
          "So the sum of the first 10 terms is $17$.", "Hence, 17.", "Thus $n = 17$.", "We obtain $17$",
          "Maria has 17 marbles left.", "I get 17", "17 is the correct answer", "The final answer is: $\\boxed{17}$",
          "Answer: 17 square meters", "The answer is 17 because 8+9 = 17.", "17. That is the number of ways.",
-         "\\text{The total is } 17", "The final answer is $17$. I hope it is correct.", "The answer is $17$, so we stop.",
-          "The total price is $17.", "Area = 17"),
+         "\\text{The total is } 17", "The final answer is $17$. I hope it is correct.",
+         "The answer is $17$, so we stop.", "The total price is $17.", "Area = 17"),
         ("17 or 18", "either 17 or 18", "It is 17, or maybe 18.", "17; 18", "17 18", "The answer is 17 and 18",
          "The answer could be 17 or 18.", "The answer is not 17.", "The answer isn't 17", "more than 17",
          "at least 17", "between 16 and 17", "17 is wrong", "There are 3 boys and 17 girls", "17 (or 18)",
          "17 or something else", "The answer is 16. The answer is 17.", "17 if n is even, 18 otherwise",
-         "17, but 18 is also possible", "17 | 18", "17 is not the answer", "17. Or not.",
-          "\\boxed{16}\\boxed{17}", "print(17)", "17 unless x = 0"),
+         "17, but 18 is also possible", "17 | 18", "17 is not the answer", "17. Or not.", "\\boxed{16}\\boxed{17}",
+         "print(17)", "17 unless x = 0"),
     ),
     "x \\le -2": (
         ("Therefore $x \\leq -2$ is the solution.", "The solution is x <= -2."),
@@ -185,3 +186,12 @@ def test_bbh_option_text_where_the_label_carries_the_choices() -> None:
         for gold in ("(B)", "B", "1", "heptagon"):
             assert is_correct("Heptagon", gold, "bbh", subtask="geometric_shapes", choices=options)
             assert not is_correct("circle", gold, "bbh", subtask="geometric_shapes", choices=options)
+
+
+@pytest.mark.parametrize(
+    "text", ["12 " + "ab-cd-" * 150, "12 " + "cm " * 300, "√(" * 500, "\\text{" * 160, "(12 or " * 140]
+)
+def test_reading_takes_no_time_on_any_text(text: str) -> None:
+    start = time.process_time()
+    assert not is_correct(text, "42 apples", "math")
+    assert time.process_time() - start < 0.2

@@ -61,17 +61,19 @@ _LEAD_IN = re.compile(
 _CURRENCY = re.compile(
     r"(?:\\\$|[$€£¥₹]|\b(?:US|CA|AU)?\$|\b(?:Rs\.?|USD|EUR|GBP|INR))\s*(?=-?[\d.])|(?<=\d)\s?(?:\\\$|[€£¥₹])"
 )
-_UNIT_WORD = r"(?:[A-Za-zμ]+(?:-[A-Za-z]+)*\.?)"
+_UNIT_WORD = r"(?:[A-Za-zμ]{1,30}(?:-[A-Za-z]{1,30}){0,3}\.?)"
 _NAMED_POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _UNIT = re.compile(
     rf"(?P<value>[\d)}}\]%]|\\pi|\\circ)\s*"
-    rf"(?P<unit>{_UNIT_WORD}{_NAMED_POWER}(?:\s*(?:/|\\cdot|per\b)?\s*{_UNIT_WORD}{_NAMED_POWER}){{0,9}})\s*$"
+    rf"(?P<unit>{_UNIT_WORD}{_NAMED_POWER}(?:(?:\s?/\s?|\s?\\cdot\s|\s){_UNIT_WORD}{_NAMED_POWER}){{0,9}})$"
 )
 _PER_UNIT = re.compile(rf"(?<=[\d)}}])\s*/\s*(?P<unit>{_UNIT_WORD})\s*$")
 _COUNTED = re.compile(r"(?<![\w.^{/])(-?\d[\d,]*(?:\.\d+)?)(?:\s+|-)([a-z]+)\b(?!['’])")
 _DEGREES = re.compile(r"(?<=[\d)}])\s*(?:degrees?|deg)\b(?:\s*(?:Celsius|Fahrenheit|[CF])\b)?")
 _LETTER_UNIT = re.compile(rf"(.*[\d)}}])\s?[{_LETTER_UNITS}]{_NAMED_POWER}(?:\s*/\s*[a-z]{{1,3}}{_NAMED_POWER})?")
 _MARKS_AROUND = re.compile(r"^(?:\s|[:;,?]|\.(?!\d))+|(?:\s|[:.;,?])+$")
+_DENIED = re.compile(r"\b(?:not|never|no|wrong|incorrect|lambda|eval|print|import|def)\b|n't\b", re.IGNORECASE)
+_LETTERS_TOGETHER = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?:[A-Za-z]|\.\s?m)")
 _CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\(")  # `print(5)`
 _ASIDE = re.compile(r"\(\s*[A-Za-z][A-Za-z' -]{2,60}\)")
 
@@ -91,6 +93,8 @@ def is_word(letters: str) -> bool:
 @lru_cache(maxsize=65536)
 def answer_of(text: str, gold: bool = False) -> tuple[str, bool]:
     """What `text` answers, and whether that is mathematics; of a gold answer only units and lead-ins are taken off."""
+    if not _LETTERS_TOGETHER.search(text):
+        return _unpunctuated(text), True
     text = _unpunctuated(_without_units(_counted(text)))
     if not any(map(_is_spoken, _TOKEN.finditer(text))):
         return text, True
@@ -108,9 +112,6 @@ def answer_of(text: str, gold: bool = False) -> tuple[str, bool]:
 
 def _said(segment: Tokens) -> str:
     return _unpunctuated("".join(token for _, token in segment))
-
-
-_DENIED = re.compile(r"\b(?:not|never|no|wrong|incorrect|lambda|eval|print|import|def)\b|n't\b", re.IGNORECASE)
 
 
 def _is_spoken(match: re.Match[str]) -> bool:
