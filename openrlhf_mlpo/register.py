@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from openrlhf_mlpo.checkpoints import check_checkpoint
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.train.sharing import settle_flags, settle_model
 
 OPENRLHF_VERSION = "0.11.2"
 TRAIN_MODULE = "openrlhf.cli.train_ppo_ray"
@@ -37,6 +38,12 @@ SEAMS = {
     ("openrlhf.trainer.ppo_trainer_async", "SamplesGenerator"): "built by GenerateSamplesActor.__init__",
     ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor"): "imported by train_ppo_ray when it is loaded",
     ("openrlhf.trainer.ray.ppo_actor", "ActorPPOTrainer"): "built by PolicyModelActor.init_model_from_pretrained",
+    ("openrlhf.trainer.ray.ppo_actor", "Actor"): "built by PolicyModelActor.init_model_from_pretrained",
+    ("openrlhf.trainer.ray.launcher", "ReferenceModelActor"): "imported by train_ppo_ray when it is loaded",
+    ("openrlhf.trainer.ray.launcher", "Actor"): "built by ReferenceModelActor.init_model_from_pretrained",
+    ("openrlhf.trainer.ppo_trainer", "RemoteExperienceMaker"): "built by BasePPOTrainer.__init__",
+    ("openrlhf.trainer.ppo_trainer", "balance_experiences"): "called by BasePPOTrainer.train_step with dynamic batches",
+    ("openrlhf.trainer.ppo_utils.replay_buffer", "NaiveReplayBuffer"): "built by ActorPPOTrainer.__init__, replaced after it",
 }
 
 
@@ -96,6 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="constant",
         help="what the summed token loss of an optimizer step is divided by: constant = samples x max_new_tokens "
         "(Dr. GRPO), or one of OpenRLHF's --actor.loss_agg_mode (default: constant)",
+    )
+    group.add_argument(
+        "--mlpo.share_prompt",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compute a prompt once for all samples of it in a micro batch, with the same numbers for less time and "
+        "memory: auto = where model and flags allow, on = or stop, off = once per sample as OpenRLHF does (default: auto)",
     )
 
 
@@ -176,6 +190,7 @@ def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
     if args["ds.load_in_4bit"]:
         raise UserError("--ds.load_in_4bit: vLLM cannot take 4-bit weights from training; leave it out")
     args["data.prompt_dataset"] = args["mlpo.pool"]
+    settle_flags(args, given)
     _check_pools(parsed)
     if args["ckpt.load_enable"]:
         check_checkpoint(args["ckpt.path"])
@@ -190,7 +205,7 @@ def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None = None) 
 
 def _check_pools(parsed: argparse.Namespace) -> None:
     from openrlhf.utils.config import hierarchize
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     from openrlhf_mlpo.dataset import check_dataset
     from openrlhf_mlpo.pool import open_pool
@@ -199,6 +214,7 @@ def _check_pools(parsed: argparse.Namespace) -> None:
     model = args.actor.model_name_or_path
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True)
+        settle_model(vars(parsed), AutoConfig.from_pretrained(model, trust_remote_code=True))
     except (OSError, ValueError) as error:
         raise UserError(f"--actor.model_name_or_path {model}: {str(error).splitlines()[0]}") from None
     for paths in (args.mlpo.pool, args.eval.dataset):
@@ -211,6 +227,7 @@ def register() -> None:
     """Point OpenRLHF's entry point at the MLPO classes, in the driver process."""
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+    import openrlhf.trainer.ray.launcher as launcher
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
     import ray
 
@@ -219,10 +236,12 @@ def register() -> None:
     ppo_trainer.PPOTrainer = ray.remote(trainer.MLPOTrainer)
     ppo_trainer_async.PPOTrainerAsync = ray.remote(trainer.MLPOTrainerAsync)
     ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(trainer.MLPOPolicyModelActor)
-    # train_ppo_ray runs as __main__ and imported this name when it was loaded, before it parsed its flags.
+    launcher.ReferenceModelActor = ray.remote(num_gpus=1)(trainer.MLPOReferenceModelActor)
+    # train_ppo_ray runs as __main__ and imported these names when it was loaded, before it parsed its flags.
     entry_point = sys.modules["__main__"]
-    if hasattr(entry_point, "PolicyModelActor"):
-        entry_point.PolicyModelActor = ppo_actor.PolicyModelActor
+    for module, name in ((ppo_actor, "PolicyModelActor"), (launcher, "ReferenceModelActor")):
+        if hasattr(entry_point, name):
+            setattr(entry_point, name, getattr(module, name))
 
 
 def use_team_data(args) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import openrlhf.trainer.ppo_trainer as ppo_trainer
 import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+import openrlhf.trainer.ray.launcher as launcher
 import openrlhf.trainer.ray.ppo_actor as ppo_actor
 import ray
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
@@ -20,10 +21,21 @@ from openrlhf.utils.loss_utils import get_loss_batch_info
 
 from openrlhf_mlpo import register
 from openrlhf_mlpo.lora import merged_actor
+from openrlhf_mlpo.train.prompt_batches import PromptReplayBuffer, use_prompt_batches
+from openrlhf_mlpo.train.shared_prompt import SharedPromptActor
 
 
 class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
     """The policy update, with `--mlpo.loss_norm constant` dividing by samples x length instead of by tokens."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.args.mlpo.share_prompt == "on":
+            self.replay_buffer = PromptReplayBuffer(
+                self.micro_train_batch_size,
+                self.args.rollout.n_samples_per_prompt,
+                self.args.train.dynamic_batch_enable,
+            )
 
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
         if self.args.mlpo.loss_norm == "constant":
@@ -126,6 +138,7 @@ class MLPOTrainer(_LeaderMetrics, register.plain_class(ppo_trainer.PPOTrainer)):
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
         register.use_team_data(strategy.args)
+        use_prompt_batches(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
 
     def init_checkpoint_states(self):
@@ -149,6 +162,10 @@ class MLPOGenerateSamplesActor(register.plain_class(ppo_trainer_async.GenerateSa
 class MLPOTrainingActor(_LeaderMetrics, register.plain_class(ppo_trainer_async.TrainingActor)):
     """OpenRLHF's asynchronous training side, with leader-team metrics."""
 
+    def __init__(self, pretrain, strategy, *args, **kwargs):
+        use_prompt_batches(strategy.args)
+        super().__init__(pretrain, strategy, *args, **kwargs)
+
 
 class MLPOTrainerAsync(register.plain_class(ppo_trainer_async.PPOTrainerAsync)):
     """OpenRLHF's asynchronous trainer on a pool."""
@@ -162,9 +179,11 @@ class MLPOTrainerAsync(register.plain_class(ppo_trainer_async.PPOTrainerAsync)):
 class MLPOPolicyModelActor(register.plain_class(ppo_actor.PolicyModelActor)):
     """OpenRLHF's policy worker with MLPO's policy update."""
 
-    def init_model_from_pretrained(self, *args, **kwargs):
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
         ppo_actor.ActorPPOTrainer = MLPOActorTrainer
-        return super().init_model_from_pretrained(*args, **kwargs)
+        if strategy.args.mlpo.share_prompt == "on":
+            ppo_actor.Actor = SharedPromptActor
+        return super().init_model_from_pretrained(strategy, *args, **kwargs)
 
     def save_checkpoint(self, *args, **kwargs):
         """Save; where that fails say what to do, as PyTorch's own words for a full disk are "unexpected pos"."""
@@ -177,3 +196,12 @@ class MLPOPolicyModelActor(register.plain_class(ppo_actor.PolicyModelActor)):
                 f"saving a checkpoint to {path} failed, where {free:.1f} GiB are free; the states saved before are "
                 "whole: make room, then start the same command with --ckpt.load_enable"
             ) from error
+
+
+class MLPOReferenceModelActor(register.plain_class(launcher.ReferenceModelActor)):
+    """OpenRLHF's worker with the reference model, which computes prompts as the policy worker does."""
+
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
+        if strategy.args.mlpo.share_prompt == "on":
+            launcher.Actor = SharedPromptActor
+        return super().init_model_from_pretrained(strategy, *args, **kwargs)

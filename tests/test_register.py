@@ -36,6 +36,7 @@ def test_entry_point_looks_its_classes_up_when_we_expect():
     tree = ast.parse(source(register.TRAIN_MODULE))
     at_load = {(n.module, a.name) for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
     assert ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor") in at_load, "PolicyModelActor is not imported at load"
+    assert ("openrlhf.trainer.ray.launcher", "ReferenceModelActor") in at_load, "ReferenceModelActor likewise"
     train = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train")
     at_call = {(n.module, a.name) for n in ast.walk(train) if isinstance(n, ast.ImportFrom) for a in n.names}
     for seam in (
@@ -92,18 +93,22 @@ def test_ray_actor_classes_show_the_plain_class():
 def test_registered_classes_are_ours():
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+    import openrlhf.trainer.ray.launcher as launcher
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
 
     from openrlhf_mlpo import trainer
 
     before = ppo_trainer.PPOTrainer, ppo_trainer_async.PPOTrainerAsync, ppo_actor.PolicyModelActor
+    reference = launcher.ReferenceModelActor
     try:
         register.register()
         assert issubclass(register.plain_class(ppo_trainer.PPOTrainer), trainer.MLPOTrainer)
         assert issubclass(register.plain_class(ppo_trainer_async.PPOTrainerAsync), trainer.MLPOTrainerAsync)
         assert issubclass(register.plain_class(ppo_actor.PolicyModelActor), trainer.MLPOPolicyModelActor)
+        assert issubclass(register.plain_class(launcher.ReferenceModelActor), trainer.MLPOReferenceModelActor)
     finally:
         ppo_trainer.PPOTrainer, ppo_trainer_async.PPOTrainerAsync, ppo_actor.PolicyModelActor = before
+        launcher.ReferenceModelActor = reference
 
 
 def test_installed_openrlhf_is_as_pip_left_it():

@@ -211,7 +211,7 @@ def _openrlhf_stops(found: Checked) -> Iterator[Any]:
     """Let OpenRLHF's `train()` run its own checks, with stand-ins for Ray and for all it would start."""
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
-    import openrlhf.trainer.ray.launcher
+    import openrlhf.trainer.ray.launcher as launcher
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
     import openrlhf.trainer.ray.vllm_engine as vllm_engine
     import openrlhf.utils
@@ -271,6 +271,7 @@ def _openrlhf_stops(found: Checked) -> Iterator[Any]:
         ("openrlhf.trainer.ray.vllm_engine.batch_vllm_engine_call", nothing),
         ("openrlhf.trainer.ray.vllm_engine.RolloutRayActor", Engine),
         ("openrlhf.trainer.ray.ppo_actor.PolicyModelActor", ppo_actor.PolicyModelActor),  # put back in the end
+        ("openrlhf.trainer.ray.launcher.ReferenceModelActor", launcher.ReferenceModelActor),
         ("openrlhf.trainer.ppo_trainer.PPOTrainer", stop),
         ("openrlhf.trainer.ppo_trainer_async.PPOTrainerAsync", stop),
     ):

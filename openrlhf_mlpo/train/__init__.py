@@ -1,0 +1,1 @@
+"""What this package adds to OpenRLHF's training loop."""
