@@ -94,7 +94,9 @@ def check_arguments(args: dict) -> None:
         if args.get(flag):
             raise UserError(f"--{flag} needs a GPU; leave it out on a CPU")
     if args.get("train.dynamic_batch_enable") and (not args.get("mlpo.pool") or args["mlpo.share_prompt"] == "off"):
-        raise UserError("--train.dynamic_batch_enable needs a GPU unless --mlpo.share_prompt is on; leave it out on a CPU")
+        raise UserError(
+            "--train.dynamic_batch_enable needs a GPU unless --mlpo.share_prompt is on; leave it out on a CPU"
+        )
     if "flash" in (args.get("ds.attn_implementation") or ""):
         raise UserError("--ds.attn_implementation: flash attention needs a GPU; use sdpa or eager on a CPU")
     if args.get("vllm.sync_backend") == "nccl":

@@ -43,7 +43,10 @@ SEAMS = {
     ("openrlhf.trainer.ray.launcher", "Actor"): "built by ReferenceModelActor.init_model_from_pretrained",
     ("openrlhf.trainer.ppo_trainer", "RemoteExperienceMaker"): "built by BasePPOTrainer.__init__",
     ("openrlhf.trainer.ppo_trainer", "balance_experiences"): "called by BasePPOTrainer.train_step with dynamic batches",
-    ("openrlhf.trainer.ppo_utils.replay_buffer", "NaiveReplayBuffer"): "built by ActorPPOTrainer.__init__, replaced after it",
+    (
+        "openrlhf.trainer.ppo_utils.replay_buffer",
+        "NaiveReplayBuffer",
+    ): "built by ActorPPOTrainer.__init__, replaced after it",
 }
 
 

@@ -159,7 +159,9 @@ def balance_prompts(experiences: list[Experience], args) -> list[Experience]:
     mixed = list(chain.from_iterable(zip_longest(deals[:half], short, fillvalue=())))
     order = [index for rank in range(ranks) for deal in mixed for group in deal[rank : rank + 1] for index in group]
     size = -(-len(order) // ranks)
-    return [make_experience_batch([items[i] for i in order[start : start + size]]) for start in range(0, len(order), size)]
+    return [
+        make_experience_batch([items[i] for i in order[start : start + size]]) for start in range(0, len(order), size)
+    ]
 
 
 def use_prompt_batches(args) -> None:
