@@ -8,7 +8,8 @@ the hidden size, L layers, V the vocabulary, and 2 bytes a bf16 number, a traini
     optimizer   12 A / D             (fp32 weights and two moments); none with --ds.adam_offload
     reference    2 N                 / D with ZeRO-3; none without a KL term or with --ref.offload
     activations  2 t h (L + 40)      with gradient checkpointing, 34 t h L without
-    logits      12 t V               bf16 and fp32 with gradients; 6 t V for the rollouts' micro batches
+    logits      12 t V               bf16 and fp32 with gradients; 6 t V for the rollouts' micro batches; where prompts
+                                     are computed once (`shared_tokens`), of the outputs' tokens only
     overhead     4 GiB               CUDA context, NCCL buffers, fragmentation
 
 and a vLLM GPU, with T the tensor parallel size, 2 N / T of weights, 4 L x (KV heads x head size) / T bytes of cache per
@@ -69,6 +70,15 @@ def find_model(name: str) -> Model | None:
     )
 
 
+def shared_tokens(samples: int, group: int, max_len: int, new_tokens: int) -> tuple[int, int]:
+    """Tokens of a micro batch that computes each prompt once, and those of them that need logits, at most.
+
+    `samples` of groups of `group`, each of up to `max_len` tokens, `new_tokens` of which are output.
+    """
+    outputs = samples * new_tokens
+    return -(-samples // group) * (max_len - new_tokens) + outputs, outputs
+
+
 def training_memory(
     model: Model,
     *,
@@ -76,12 +86,14 @@ def training_memory(
     zero_stage: int,
     train_tokens: int,
     rollout_tokens: int = 0,
+    logit_tokens: int | None = None,
     checkpointing: bool = True,
     adam_offload: bool = False,
     reference: bool = False,
     lora_rank: int = 0,
 ) -> dict[str, float]:
-    """Bytes on each training GPU, by part. Tokens are those of the longest micro batch."""
+    """Bytes on each training GPU, by part. Tokens are those of the longest micro batch; `logit_tokens`, if not all of
+    `train_tokens`, and `rollout_tokens` are those that need logits."""
     n = model.parameters
     # LoRA on all linear layers of a model of this kind adds about 1/3000 of it per rank.
     trained = min(n, n * lora_rank / 3000) if lora_rank else n
@@ -93,7 +105,8 @@ def training_memory(
         "optimizer": 0 if adam_offload else 12 * trained / (gpus if zero_stage >= 1 else 1),
         "reference": 2 * n / sharded if reference else 0,
         "activations": train_tokens * model.hidden * layers,
-        "logits": max(12 * train_tokens, 6 * rollout_tokens) * model.vocabulary,
+        "logits": max(12 * (train_tokens if logit_tokens is None else logit_tokens), 6 * rollout_tokens)
+        * model.vocabulary,
         "overhead": OVERHEAD,
     }
 

@@ -111,9 +111,13 @@ class Plan:
         rollouts = getattr(args, "rollout", None)  # none in SFT
         dynamic = rollouts and args.train.dynamic_batch_enable
         longest = args.train.max_tokens_per_gpu if dynamic else args.train.micro_batch_size * args.data.max_len
-        sampled = 0
+        sampled, logits = 0, None
         if rollouts:
             sampled = rollouts.max_tokens_per_gpu if dynamic else rollouts.micro_batch_size * args.data.max_len
+            if not dynamic and getattr(getattr(args, "mlpo", None), "share_prompt", "off") != "off":
+                sizes = rollouts.n_samples_per_prompt, args.data.max_len, rollouts.max_new_tokens
+                longest, logits = memory.shared_tokens(args.train.micro_batch_size, *sizes)
+                _, sampled = memory.shared_tokens(rollouts.micro_batch_size, *sizes)
         split = args.ds.ring_attn_size * args.ds.tensor_parallel_size
         trainers = args.actor.num_nodes * args.actor.num_gpus_per_node if rollouts else gpus
         parts = memory.training_memory(
@@ -122,6 +126,7 @@ class Plan:
             zero_stage=args.ds.zero_stage,
             train_tokens=longest // split,
             rollout_tokens=sampled // split,
+            logit_tokens=logits,
             checkpointing=(args.actor if rollouts else args.model).gradient_checkpointing_enable,
             adam_offload=args.ds.adam_offload,
             reference=bool(rollouts) and args.algo.kl.init_coef > 0 and not args.ref.offload,

@@ -111,8 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mlpo.share_prompt",
         choices=("auto", "on", "off"),
         default="auto",
-        help="compute a prompt once for all samples of it in a micro batch, with the same numbers for less time and "
-        "memory: auto = where model and flags allow, on = or stop, off = once per sample as OpenRLHF does (default: auto)",
+        help="compute a prompt once for all its samples in a micro batch, the same numbers for less time and memory: "
+        "auto = where model and flags allow, on = or stop, off = once per sample as OpenRLHF does (default: auto)",
     )
 
 

@@ -1,7 +1,7 @@
 """Micro batches that hold the samples of one prompt together, for `openrlhf_mlpo.train.shared_prompt`.
 
-OpenRLHF shuffles single samples before an update, and with dynamic batches spreads them by length over micro batches and
-ranks. Here groups take the place of samples, recognised by their prompts' tokens; the number of samples of a micro
+OpenRLHF shuffles single samples before an update, and with dynamic batches spreads them by length over micro batches
+and ranks. Here groups take the place of samples, recognised by their prompts' tokens; the number of samples of a micro
 batch, of a rank and of an optimizer step stays OpenRLHF's, and where a group does not fit it is cut.
 """
 
@@ -46,7 +46,7 @@ def row_length(samples: Sequence[Sample], group: Sequence[int]) -> int:
 def token_batches(samples: Sequence[Sample], limit: int, *, multiple: int = 1, least: int = 1) -> list[list[int]]:
     """Indices of samples by micro batch: about `limit` tokens each, groups whole where they fit.
 
-    Their number is rounded down to a multiple of `multiple`, as in OpenRLHF, and is at least `least`; at most one per sample.
+    Their number is rounded down to a multiple of `multiple`, as in OpenRLHF, and is at least `least`.
     """
     pieces = []
     for group in by_prompt(samples):
@@ -165,7 +165,7 @@ def balance_prompts(experiences: list[Experience], args) -> list[Experience]:
 
 
 def use_prompt_batches(args) -> None:
-    """Where prompts are shared, put groups together in the process of OpenRLHF's trainer, which is about to be built."""
+    """Where prompts are shared, have OpenRLHF's trainer, about to be built in this process, keep groups together."""
     if args.mlpo.share_prompt == "on":
         ppo_trainer.RemoteExperienceMaker = PromptExperienceMaker
         ppo_trainer.balance_experiences = balance_prompts

@@ -1,13 +1,13 @@
 """Compute a prompt once for all its outputs: the same log-probabilities from P + G R tokens instead of G (P + R).
 
-OpenRLHF's `Actor.forward` computes old log-probabilities, the reference model and the update, each from G rows of prompt
-and output. `SharedPromptActor` lays the micro batch out in one row without padding,
+OpenRLHF's `Actor.forward` computes old log-probabilities, the reference model and the update, each from G rows of
+prompt and output. `SharedPromptActor` lays the micro batch out in one row without padding,
 
     prompt[:-1]  prompt[-1] output_1[:-1]  prompt[-1] output_2[:-1] …  next prompt[:-1] …
 
-where each output goes on from its prompt's position, sees its prompt and itself, and needs logits at its own tokens only.
-The idea is known as a shared prefix (Prefix Grouper, arXiv 2506.05433); here groups are recognised by their tokens, so that
-any micro batch is right, and one that holds a whole group is cheap.
+where each output goes on from its prompt's position, sees its prompt and itself, and needs logits at its own tokens
+only. The idea is known as a shared prefix (Prefix Grouper, arXiv 2506.05433); here groups are recognised by their
+tokens, so that any micro batch is right, and one that holds a whole group is cheap.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ ATTENTION = "sdpa_shared_prompt"
 class Rows:
     """Where the tokens of a micro batch of B samples with G different prompts stand in its one row of N tokens.
 
-    `tokens`, `positions`: (N,); `group`, `output`: (N,), which prompt a token belongs to, and which sample's output (-1 =
-    the prompt itself). `kept`: (K,), places in the row that predict an output's token; `labels`: (K,), these tokens;
-    `sample`, `column`: (K,), where OpenRLHF has them in its (B, T - 1) log-probabilities.
+    `tokens`, `positions`: (N,); `group`, `output`: (N,), which prompt a token belongs to, and which sample's output
+    (-1 = the prompt itself). `kept`: (K,), places in the row that predict an output's token; `labels`: (K,), these
+    tokens; `sample`, `column`: (K,), where OpenRLHF has them in its (B, T - 1) log-probabilities.
     `prompts`: (G, P), `outputs`: (B, R), places of each prompt's and each output's tokens, padded with 0 at the right;
     `context`: (B, P + R), the places an output may see; `visible`: (B, 1, R, P + R), which of them each of its tokens
     does see; `back`: (N,), where the row's tokens stand in `prompts` and `outputs` laid end to end.
@@ -121,10 +121,10 @@ def _attention_places(prompts: list[torch.Tensor], outputs: list[torch.Tensor], 
 def shared_prompt_attention(
     module, query, key, value, attention_mask, shared_prompt=None, sliding_window=None, **kwargs
 ):
-    """Attention as transformers calls it, tensors (1, heads, N, size): prompts to themselves, outputs to prompt and self.
+    """Attention as transformers calls it, tensors (1, heads, N, size): prompts see themselves, outputs prompt and self.
 
-    Exactly the products that are needed, P^2 + G R (P + R) a prompt; one mask over the whole row would take (P + G R)^2.
-    Without `shared_prompt`, which is a micro batch's `Rows`, this is transformers' own `sdpa`.
+    Only the products that are needed, P^2 + G R (P + R) a prompt, where one mask over the whole row would cost
+    (P + G R)^2. Without `shared_prompt`, the `Rows` of a micro batch, this is transformers' own `sdpa`.
     """
     if shared_prompt is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -180,8 +180,8 @@ class SharedPromptActor(Actor):
     ):
         """Log-probabilities (B, A) of actions, 0 elsewhere; with `return_output` also the model's output.
 
-        `sequences`, `attention_mask`: (B, T); `action_mask`: (B, A). With `return_entropy` the output has `entropy`, (B,
-        T - 1), 0 outside of outputs. Its logits are those of the outputs' tokens only.
+        `sequences`, `attention_mask`: (B, T); `action_mask`: (B, A). With `return_entropy` the output has `entropy`,
+        (B, T - 1), 0 outside of outputs. Its logits, (1, K, words), are those of the outputs' tokens only.
         """
         if action_mask is None:
             return super().forward(

@@ -6,7 +6,7 @@ import sys
 
 from openrlhf_mlpo.errors import UserError
 
-# Families whose log-probabilities and gradients are compared with the unshared ones in tests/train/test_shared_prompt.py.
+# Families whose numbers tests/train/test_shared_prompt.py compares with the unshared ones.
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 ATTENTIONS = ("sdpa", "flex_attention")
 _EXCLUDED = (

@@ -1,4 +1,4 @@
-"""A prompt computed once for its outputs: the numbers of OpenRLHF's own `Actor`, family by family and batch by batch."""
+"""A prompt computed once for its outputs gives the numbers of OpenRLHF's own `Actor`, for any family and batch."""
 
 import functools
 
