@@ -97,8 +97,8 @@ def check_arguments(args: dict) -> None:
         raise UserError(
             "--train.dynamic_batch_enable needs a GPU unless --mlpo.share_prompt is on; leave it out on a CPU"
         )
-    if "flash" in (args.get("ds.attn_implementation") or ""):
-        raise UserError("--ds.attn_implementation: flash attention needs a GPU; use sdpa or eager on a CPU")
+    if (attention := args.get("ds.attn_implementation") or "").startswith(("flash", "flex")):
+        raise UserError(f"--ds.attn_implementation {attention} needs a GPU; use sdpa or eager on a CPU")
     if args.get("vllm.sync_backend") == "nccl":
         raise UserError("--vllm.sync_backend nccl needs a GPU; use gloo on a CPU")
 

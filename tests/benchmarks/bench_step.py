@@ -132,9 +132,9 @@ def measure_group(group: int, ratio: int, steps: int, output: int = 64) -> dict:
     seconds: list[list[float]] = [[], []]
     for step in range(steps):
         for number in (0, 1) if step % 2 == 0 else (1, 0):
-            began = time.perf_counter()
+            began = time.process_time()
             actors[number](sequences, action, attention).mean().backward()
-            seconds[number].append(time.perf_counter() - began)
+            seconds[number].append(time.process_time() - began)
     stock, ours = (statistics.median(values[2:]) for values in seconds)
     bound = (prompt + group * output) / (group * (prompt + output))
     return {
