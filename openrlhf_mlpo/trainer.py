@@ -22,7 +22,7 @@ from openrlhf.utils.loss_utils import get_loss_batch_info
 from openrlhf_mlpo import register
 from openrlhf_mlpo.lora import merged_actor
 from openrlhf_mlpo.train.prompt_batches import PromptReplayBuffer, use_prompt_batches
-from openrlhf_mlpo.train.shared_prompt import SharedPromptActor
+from openrlhf_mlpo.train.shared_prompt import actor_class
 
 
 class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
@@ -181,8 +181,7 @@ class MLPOPolicyModelActor(register.plain_class(ppo_actor.PolicyModelActor)):
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
         ppo_actor.ActorPPOTrainer = MLPOActorTrainer
-        if strategy.args.mlpo.share_prompt == "on":
-            ppo_actor.Actor = SharedPromptActor
+        ppo_actor.Actor = actor_class(strategy.args)
         return super().init_model_from_pretrained(strategy, *args, **kwargs)
 
     def save_checkpoint(self, *args, **kwargs):
@@ -202,6 +201,5 @@ class MLPOReferenceModelActor(register.plain_class(launcher.ReferenceModelActor)
     """OpenRLHF's worker with the reference model, which computes prompts as the policy worker does."""
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
-        if strategy.args.mlpo.share_prompt == "on":
-            launcher.Actor = SharedPromptActor
+        launcher.Actor = actor_class(strategy.args)
         return super().init_model_from_pretrained(strategy, *args, **kwargs)

@@ -219,3 +219,8 @@ class SharedPromptActor(Actor):
 
         size, device = len(rows.tokens), rows.tokens.device
         return {"attention_mask": create_block_mask(sees(rows), 1, None, size, size, device=device)}
+
+
+def actor_class(args) -> type[Actor]:
+    """The class of policy and reference model: OpenRLHF's own unless prompts are shared."""
+    return SharedPromptActor if args.mlpo.share_prompt == "on" else Actor

@@ -80,7 +80,10 @@ def save_model(folder: Path, shape: dict) -> Path:
 def measure_updates(name: str, steps: int) -> dict:
     """Seconds of experience and update, and peak memory, of stock and ours."""
     import ray
+    from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 
+    from openrlhf_mlpo.register import plain_class
+    from openrlhf_mlpo.trainer import MLPOPolicyModelActor
     from tests.train.updates import Updates, make_samples, parse
 
     shape, prompts, prompt_tokens, output_tokens, group, micro_batch = SHAPES[name]
@@ -89,13 +92,13 @@ def measure_updates(name: str, steps: int) -> dict:
     flags += f"--train.batch_size {prompts * group} --train.micro_batch_size {micro_batch} --ds.zero_stage 0 "
     flags += f"--rollout.micro_batch_size {micro_batch}"
     seconds: dict[str, list[float]] = {"stock": [], "ours": []}
+    processor: dict[str, list[float]] = {"stock": [], "ours": []}
     with tempfile.TemporaryDirectory() as folder:
         model = save_model(Path(folder) / "model", shape)
         cpu.init_ray()
-        workers = {}
-        for kind, switch in (("stock", "off"), ("ours", "on")):
-            args = parse(model, folder, "--mlpo.share_prompt", switch, *flags.split())
-            workers[kind] = Updates.remote(args, kind == "ours")
+        workers = {"stock": Updates(1, plain_class(PolicyModelActor)), "ours": Updates(1, MLPOPolicyModelActor)}
+        for kind, worker in workers.items():
+            worker.begin(parse(model, folder, "--mlpo.share_prompt", "on" if kind == "ours" else "off", flags))
         for step in range(steps):
             lengths = [
                 (rng.randint(*prompt_tokens), [rng.randint(*output_tokens) for _ in range(group)])
@@ -103,23 +106,28 @@ def measure_updates(name: str, steps: int) -> dict:
             ]
             samples = make_samples(lengths, words=shape["vocab_size"], seed=step)
             for kind in ("stock", "ours") if step % 2 == 0 else ("ours", "stock"):
-                metrics = ray.get(workers[kind].step.remote(samples))
+                before, _ = workers[kind].usage()
+                metrics = workers[kind].step(samples)
+                processor[kind].append(workers[kind].usage()[0] - before)
                 seconds[kind].append(metrics["timing/make_experience"] + metrics["timing/ppo_train"])
         result = {f"{kind}_seconds": round(statistics.median(values[2:]), 3) for kind, values in seconds.items()}
         result["ratio"] = round(result["ours_seconds"] / result["stock_seconds"], 3)
+        stock, ours = (statistics.median(processor[kind][2:]) for kind in ("stock", "ours"))
+        result["ratio_of_processor_seconds"] = round(ours / stock, 3)
         for kind, worker in workers.items():
-            result[f"{kind}_peak_GiB"] = round(ray.get(worker.peak_memory.remote()) / 2**30, 2)
+            result[f"{kind}_peak_GiB"] = round(worker.usage()[1] / 2**30, 2)
         ray.shutdown()
     return result
 
 
-def measure_group(group: int, ratio: int, steps: int, output: int = 64) -> dict:
-    """Forward and backward of one group of the 10 million parameter model, P = `ratio` x R."""
+def measure_group(group: int, ratio: int, steps: int, output: int = 32) -> dict:
+    """Processor seconds of forward and backward of one group of the 10 million parameter model, P = `ratio` x R."""
     import torch
     from openrlhf.models import Actor
 
     from openrlhf_mlpo.train.shared_prompt import SharedPromptActor
 
+    torch.set_num_threads(1)
     prompt = ratio * output
     sequences = torch.randint(TEN_MILLION["vocab_size"], (group, prompt + output))
     sequences[:, :prompt] = sequences[0, :prompt]

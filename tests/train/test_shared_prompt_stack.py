@@ -1,7 +1,8 @@
-"""Whole optimizer steps in Ray workers under DeepSpeed, from the same samples: OpenRLHF's own classes against ours."""
+"""Whole optimizer steps in Ray workers under DeepSpeed, from the same samples, with shared prompts and without."""
 
 import functools
 import random
+from unittest import mock
 
 import pytest
 import torch
@@ -17,11 +18,10 @@ pytestmark = [
 FLAGS = (
     "--rollout.batch_size 8 --rollout.n_samples_per_prompt 4 --train.batch_size 32 --train.max_epochs 2 "
     "--actor.lr_warmup_ratio 0 --algo.kl.use_loss --algo.kl.init_coef 0.05 --algo.kl.estimator k3 "
-    "--actor.entropy_coef 0.01 --ds.zero_stage 2"
+    "--actor.entropy_coef 0.01 --ds.zero_stage 2 --actor.num_gpus_per_node 2 --ref.num_gpus_per_node 2 "
+    "--train.micro_batch_size 4 --rollout.micro_batch_size 8"
 )
-TWO_RANKS = "--actor.num_gpus_per_node 2 --ref.num_gpus_per_node 2"
-MICRO_BATCHES = "--train.micro_batch_size 4 --rollout.micro_batch_size 8"
-ADAPTERS = "--ds.lora.rank 4 --train.micro_batch_size 16 --rollout.micro_batch_size 6"  # the latter cuts groups
+ADAPTERS = "--ds.lora.rank 4 --train.micro_batch_size 16 --rollout.micro_batch_size 2"  # which cuts groups
 # OpenRLHF logs these weighted by the tokens of a micro batch: where these differ, so does what stock logs with its
 # shuffle. The steps compared in full have outputs of one length.
 BY_MICRO_BATCH = ("policy_loss", "kl", "entropy_loss")
@@ -29,9 +29,11 @@ BY_MICRO_BATCH = ("policy_loss", "kl", "entropy_loss")
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """`train(shared, flags)`: what two rollout batches of two epochs each log, and the weights in the end."""
+    """`train(switch, flags)`: what two rollout batches of two epochs each log, and the weights in the end."""
+    import openrlhf.trainer.ppo_trainer as ppo_trainer
     import ray
 
+    from openrlhf_mlpo.trainer import MLPOPolicyModelActor, MLPOReferenceModelActor
     from tests.train.updates import Updates, make_samples, parse
 
     folder = tmp_path_factory.mktemp("updates")
@@ -41,18 +43,22 @@ def train(tmp_path_factory):
     lengths = [[(n, [6] * 4) for n in prompts[0]], [(n, [rng.randint(1, 12) for _ in range(4)]) for n in prompts[1]]]
     batches = [make_samples(groups, words=40, seed=number) for number, groups in enumerate(lengths)]
     cpu.init_ray()
+    updates = Updates(2, MLPOPolicyModelActor, MLPOReferenceModelActor)
 
     @functools.cache
-    def run(shared: bool, flags: str):
+    def run(switch: str, flags: str):
         out = folder / f"out{run.cache_info().misses}"
-        args = parse(model, out, "--mlpo.share_prompt", "on" if shared else "off", FLAGS, flags)
-        worker = Updates.remote(args, shared)
-        logged = [ray.get(worker.step.remote(samples)) for samples in batches]
-        ray.get(worker.save.remote())
-        ray.kill(worker)
+        updates.begin(parse(model, out, "--mlpo.share_prompt", switch, FLAGS, flags))
+        logged = [updates.step(samples) for samples in batches]
+        updates.save()
         return logged, read_weights(out)
 
-    yield run
+    with mock.patch.multiple(
+        ppo_trainer,
+        RemoteExperienceMaker=ppo_trainer.RemoteExperienceMaker,
+        balance_experiences=ppo_trainer.balance_experiences,
+    ):
+        yield run
     ray.shutdown()
 
 
@@ -79,17 +85,14 @@ def assert_same_training(stock, ours):
 
 
 @pytest.mark.parametrize(
-    "flags",
+    ("unshared", "shared"),
     [
-        f"{TWO_RANKS} {MICRO_BATCHES}",
-        f"{TWO_RANKS} {MICRO_BATCHES} --ds.zero_stage 3 --actor.gradient_checkpointing_enable",
-        f"{TWO_RANKS} --train.dynamic_batch_enable --train.max_tokens_per_gpu 120",
+        ("", ""),
+        ("", "--train.dynamic_batch_enable --train.max_tokens_per_gpu 120"),
+        ("", "--ds.zero_stage 3 --actor.gradient_checkpointing_enable"),
+        (ADAPTERS, ADAPTERS),
     ],
-    ids=["zero-2", "zero-3", "dynamic batches"],
+    ids=["zero-2", "dynamic batches", "zero-3", "adapters"],
 )
-def test_two_ranks_with_accumulation_and_kl_loss(train, flags):
-    assert_same_training(train(False, f"{TWO_RANKS} {MICRO_BATCHES}"), train(True, flags))
-
-
-def test_adapters(train):
-    assert_same_training(train(False, ADAPTERS), train(True, ADAPTERS))
+def test_two_ranks_with_accumulation_and_kl_loss(train, unshared, shared):
+    assert_same_training(train("off", unshared), train("on", shared))

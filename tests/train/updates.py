@@ -18,11 +18,10 @@ cpu.activate() if cpu.use_cpu() else None
 import ray  # noqa: E402
 from openrlhf.trainer.ppo_trainer import BasePPOTrainer  # noqa: E402
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
-from openrlhf.trainer.ray.launcher import RayActorGroup, ReferenceModelActor  # noqa: E402
-from openrlhf.trainer.ray.ppo_actor import PolicyModelActor  # noqa: E402
+from openrlhf.trainer.ray.launcher import RayActorGroup  # noqa: E402
 from openrlhf.utils import get_strategy  # noqa: E402
 
-from openrlhf_mlpo.register import plain_class  # noqa: E402
+from openrlhf_mlpo.train.prompt_batches import use_prompt_batches  # noqa: E402
 
 FLAGS = (
     "--mlpo.pool pool --mlpo.loss_norm token-mean --reward.remote_url reward_fns/auto_reward.py --vllm.num_engines 1 "
@@ -65,33 +64,38 @@ def make_samples(groups, *, words: int, seed: int = 0) -> list[dict]:
     return samples
 
 
-@ray.remote(num_cpus=0)
+def _measured(worker: type):
+    """A Ray actor class of a worker that also tells what it has used."""
+
+    class Measured(worker):
+        def usage(self) -> tuple[float, int]:
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+
+    return ray.remote(num_gpus=1)(Measured)
+
+
 class Updates:
-    """The trainer of a run and its workers; `shared`: with this package's classes, else with OpenRLHF's own alone."""
+    """A trainer in this process and its workers, which can begin again with other flags: importing takes them longest.
 
-    def __init__(self, args, shared: bool):
-        policy, reference, trainer = plain_class(PolicyModelActor), plain_class(ReferenceModelActor), BasePPOTrainer
-        if shared:
-            from openrlhf_mlpo import trainer as ours
-            from openrlhf_mlpo.train.prompt_batches import use_prompt_batches
+    `policy` and `reference` are the workers' classes, OpenRLHF's own or ours.
+    """
 
-            policy, reference = ours.MLPOPolicyModelActor, ours.MLPOReferenceModelActor
-            use_prompt_batches(args)
+    def __init__(self, ranks: int, policy: type, reference: type | None = None):
+        self.policy = RayActorGroup(1, ranks, _measured(policy))
+        self.reference = RayActorGroup(1, ranks, ray.remote(num_gpus=1)(reference)) if reference else None
 
-        class Measured(policy):
-            def peak_memory(self) -> int:
-                return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-        strategy, ranks = get_strategy(args), args.actor.num_gpus_per_node
-        self.policy = RayActorGroup(1, ranks, ray.remote(num_gpus=1)(Measured))
-        self.reference = RayActorGroup(1, ranks, ray.remote(num_gpus=1)(reference)) if args.algo.kl.init_coef else None
-        model = args.actor.model_name_or_path
+    def begin(self, args) -> None:
+        """Load the models and build the trainer as `train()` does for these arguments."""
+        strategy, model = get_strategy(args), args.actor.model_name_or_path
         waiting = self.policy.async_init_model_from_pretrained(strategy, model, 100, None)
         if self.reference:
             waiting += self.reference.async_init_model_from_pretrained(strategy, model)
         ray.get(waiting)
+        use_prompt_batches(args)
         tokenizer = SimpleNamespace(pad_token_id=0, decode=lambda *_, **__: [""])
-        self.trainer, self.done = trainer(strategy, self.policy, None, None, self.reference, None, tokenizer), 0
+        self.trainer = BasePPOTrainer(strategy, self.policy, None, None, self.reference, None, tokenizer)
+        self.done = 0
 
     def step(self, samples: list[dict]) -> dict[str, float]:
         """One rollout batch's experience and update; what OpenRLHF logs of it, its times among that."""
@@ -102,6 +106,7 @@ class Updates:
     def save(self) -> None:
         ray.get(self.policy.async_save_model())
 
-    def peak_memory(self) -> int:
-        """Largest resident memory that a policy worker has had, in bytes."""
-        return max(ray.get(self.policy.async_run_method("peak_memory")))
+    def usage(self) -> tuple[float, int]:
+        """Processor seconds of all policy workers so far, and the most resident memory that one has had, in bytes."""
+        seconds, memory = zip(*ray.get(self.policy.async_run_method("usage")))
+        return sum(seconds), max(memory)
