@@ -72,6 +72,20 @@ SIGNATURES = [
         ["self", "experience", "kl_ctl", "step", "loss_batch_info"],
     ),
     ("openrlhf.datasets.prompts_dataset", "PromptDataset", "__init__", None),
+    (
+        "openrlhf.models.actor",
+        "Actor",
+        "forward",
+        "self sequences action_mask attention_mask return_output allgather_logits return_logprobs ring_attn_group "
+        "packed_seq_lens return_entropy mm_inputs".split(),
+    ),
+    ("openrlhf.trainer.ppo_utils.replay_buffer", "NaiveReplayBuffer", "setup_dynamic_batch", ["self", "strategy"]),
+    (
+        "openrlhf.trainer.ppo_utils.experience_maker",
+        "RemoteExperienceMaker",
+        "split_rollout_samples",
+        ["self", "rollout_samples"],
+    ),
 ]
 
 

@@ -144,7 +144,7 @@ def shared_prompt_attention(
             mask = ((gap >= 0) & (gap < sliding_window))[None, None]
         parts = (take(tensor, rows.prompts) for tensor in (query, key, value))
         results.append(sdpa_attention_forward(module, *parts, mask, **kwargs)[0].flatten(0, 1))
-    mask = rows.visible if sliding_window is None else rows.visible & near(rows.outputs, rows.context)
+    mask = attention_mask.to(query.dtype) if sliding_window is None else rows.visible & near(rows.outputs, rows.context)
     parts = take(query, rows.outputs), take(key, rows.context), take(value, rows.context)
     results.append(sdpa_attention_forward(module, *parts, mask, **kwargs)[0].flatten(0, 1))
     return torch.cat(results).index_select(0, rows.back)[None], None
@@ -214,7 +214,10 @@ class SharedPromptActor(Actor):
 
     def _attention(self, rows: Rows) -> dict:
         if not self.flex:
-            return {"attention_mask": rows.visible, "shared_prompt": rows}
+            # To be added, in the dtype of attention: of a boolean mask each layer would make, and keep, its own copy.
+            dtype = next(self.model.parameters()).dtype
+            mask = torch.zeros(rows.visible.shape, dtype=dtype, device=rows.visible.device)
+            return {"attention_mask": mask.masked_fill_(~rows.visible, -torch.inf), "shared_prompt": rows}
         from torch.nn.attention.flex_attention import create_block_mask
 
         size, device = len(rows.tokens), rows.tokens.device

@@ -30,6 +30,7 @@ BY_MICRO_BATCH = ("policy_loss", "kl", "entropy_loss")
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
     """`train(switch, flags)`: what two rollout batches of two epochs each log, and the weights in the end."""
+    cpu.activate()
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import ray
 
