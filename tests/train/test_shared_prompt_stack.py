@@ -22,8 +22,9 @@ FLAGS = (
     "--train.micro_batch_size 4 --rollout.micro_batch_size 8"
 )
 ADAPTERS = "--ds.lora.rank 4 --train.micro_batch_size 16 --rollout.micro_batch_size 2"  # which cuts groups
-# OpenRLHF logs these weighted by the tokens of a micro batch: where these differ, so does what stock logs with its
-# shuffle. The steps compared in full have outputs of one length.
+DYNAMIC = "--train.dynamic_batch_enable --train.max_tokens_per_gpu 120"
+# What OpenRLHF logs of these depends on which samples share a micro batch, unless all have as many tokens; the first
+# rollout batch has, but with dynamic batches.
 BY_MICRO_BATCH = ("policy_loss", "kl", "entropy_loss")
 
 
@@ -70,17 +71,17 @@ def read_weights(folder) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-def assert_same_training(stock, ours):
+def assert_same_training(stock, ours, dynamic):
     (stock_logged, stock_weights), (our_logged, our_weights) = stock, ours
     assert abs(stock_logged[0]["policy_loss"]) > 1e-3
     assert abs(stock_logged[1]["kl"]) > 1e-4, "the policy has moved away from the reference"
     for number, (expected, got) in enumerate(zip(stock_logged, our_logged)):
         names = [name for name in expected if not name.startswith("timing/")]
-        names = [name for name in names if number == 0 or name not in BY_MICRO_BATCH]
+        names = [name for name in names if name not in BY_MICRO_BATCH or (number == 0 and not dynamic)]
         assert {name: got[name] for name in names} == pytest.approx(
             {name: expected[name] for name in names}, rel=1e-5, abs=1e-6
         )
-    assert stock_weights.keys() == our_weights.keys()
+    assert stock_weights.keys() <= our_weights.keys()  # ZeRO-3 saves tied weights twice
     for name, weight in stock_weights.items():
         assert (our_weights[name] - weight).norm() <= 1e-5 * weight.norm(), name
 
@@ -89,11 +90,11 @@ def assert_same_training(stock, ours):
     ("unshared", "shared"),
     [
         ("", ""),
-        ("", "--train.dynamic_batch_enable --train.max_tokens_per_gpu 120"),
+        ("", DYNAMIC),
         ("", "--ds.zero_stage 3 --actor.gradient_checkpointing_enable"),
         (ADAPTERS, ADAPTERS),
     ],
     ids=["zero-2", "dynamic batches", "zero-3", "adapters"],
 )
 def test_two_ranks_with_accumulation_and_kl_loss(train, unshared, shared):
-    assert_same_training(train("off", unshared), train("on", shared))
+    assert_same_training(train("off", unshared), train("on", shared), shared == DYNAMIC)
