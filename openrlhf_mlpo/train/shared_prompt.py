@@ -167,13 +167,14 @@ def sees(rows: Rows):
 class SharedPromptActor(Actor):
     """OpenRLHF's `Actor` that computes equal prompts of a micro batch once; attention by `sdpa` or `flex_attention`.
 
-    `packing_samples` has nothing to add: the row holds no padding.
+    `packing_samples` has nothing to add, as the row holds no padding, and any other attention that OpenRLHF may ask for
+    (it asks for flash attention with packing and with dynamic batches) is replaced by `sdpa`.
     """
 
     def __init__(self, pretrain_or_model, attn_implementation="sdpa", packing_samples=False, **kwargs):
-        self_attention = attn_implementation if attn_implementation == "flex_attention" else ATTENTION
-        super().__init__(pretrain_or_model, attn_implementation=self_attention, packing_samples=False, **kwargs)
-        self.flex = self_attention == "flex_attention"
+        attention = attn_implementation if attn_implementation == "flex_attention" else ATTENTION
+        super().__init__(pretrain_or_model, attn_implementation=attention, packing_samples=False, **kwargs)
+        self.flex = attention == "flex_attention"
 
     def forward(
         self, sequences, action_mask=None, attention_mask=None, return_output=False, return_entropy=False, **kwargs
