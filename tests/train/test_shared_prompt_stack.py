@@ -81,9 +81,9 @@ def assert_same_training(stock, ours, dynamic):
         assert {name: got[name] for name in names} == pytest.approx(
             {name: expected[name] for name in names}, rel=1e-5, abs=1e-6
         )
-    assert stock_weights.keys() <= our_weights.keys()  # ZeRO-3 saves tied weights twice
-    for name, weight in stock_weights.items():
-        assert (our_weights[name] - weight).norm() <= 1e-5 * weight.norm(), name
+    assert stock_weights.keys() - our_weights.keys() <= {"lm_head.weight"}  # which is tied, and ZeRO-3 leaves it out
+    for name, weight in our_weights.items():
+        assert (stock_weights[name] - weight).norm() <= 1e-5 * weight.norm(), name
 
 
 @pytest.mark.parametrize(
