@@ -45,7 +45,6 @@ PARSER_DEFAULTS = {
 }
 _NEEDS_GPU = (
     "train.colocate_all",
-    "train.dynamic_batch_enable",
     "vllm.enable_sleep",
     "ds.enable_sleep",
     "ds.packing_samples",
@@ -94,8 +93,12 @@ def check_arguments(args: dict) -> None:
     for flag in _NEEDS_GPU:
         if args.get(flag):
             raise UserError(f"--{flag} needs a GPU; leave it out on a CPU")
-    if "flash" in (args.get("ds.attn_implementation") or ""):
-        raise UserError("--ds.attn_implementation: flash attention needs a GPU; use sdpa or eager on a CPU")
+    if args.get("train.dynamic_batch_enable") and (not args.get("mlpo.pool") or args["mlpo.share_prompt"] == "off"):
+        raise UserError(
+            "--train.dynamic_batch_enable needs a GPU unless --mlpo.share_prompt is on; leave it out on a CPU"
+        )
+    if (attention := args.get("ds.attn_implementation") or "").startswith(("flash", "flex")):
+        raise UserError(f"--ds.attn_implementation {attention} needs a GPU; use sdpa or eager on a CPU")
     if args.get("vllm.sync_backend") == "nccl":
         raise UserError("--vllm.sync_backend nccl needs a GPU; use gloo on a CPU")
 

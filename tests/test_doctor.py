@@ -57,6 +57,11 @@ def test_training_memory_is_the_documented_formula():
     assert (two["weights"], two["reference"], two["optimizer"]) == (2 * n, 2 * n, 0)
     lora = memory.training_memory(QWEN, Training("x", gpus=1, zero_stage=2, train_tokens=1, lora_rank=64))
     assert lora["optimizer"] < 0.03 * 12 * n
+    # A group of 8 and the half of another, whose prompts are computed once: two prompts, logits of 12 outputs.
+    assert memory.shared_tokens(12, 8, 10240, 2048) == (2 * 8192 + 12 * 2048, 12 * 2048)
+    shared = memory.training_memory(QWEN, Training("x", gpus=1, zero_stage=2, train_tokens=40960, logit_tokens=24576))
+    assert shared["activations"] == 2 * 40960 * 3584 * (28 + 40)
+    assert shared["logits"] == 12 * 24576 * 152064
     assert sum(memory.vllm_memory(QWEN, max_len=10240).values()) == 2 * n + 4 * 28 * 512 * 10240 + 4 * GIB
 
 

@@ -165,7 +165,7 @@ def check(parser, places, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["train_mlpo_ray", *argv])
         parsed = argparse.ArgumentParser.parse_args(parser, argv)
         if args := flags.check_arguments(parser, parsed):
-            inputs.check_files(args)
+            inputs.check_files(args, vars(parsed))
         return parsed
 
     return check

@@ -118,18 +118,22 @@ def test_ray_actor_classes_show_the_plain_class():
 def test_registered_classes_are_ours():
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+    import openrlhf.trainer.ray.launcher as launcher
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
 
     from openrlhf_mlpo.train import trainer
 
     before = ppo_trainer.PPOTrainer, ppo_trainer_async.PPOTrainerAsync, ppo_actor.PolicyModelActor
+    reference = launcher.ReferenceModelActor
     try:
         trainer.register()
         assert issubclass(seams.plain_class(ppo_trainer.PPOTrainer), trainer.MLPOTrainer)
         assert issubclass(seams.plain_class(ppo_trainer_async.PPOTrainerAsync), trainer.MLPOTrainerAsync)
         assert issubclass(seams.plain_class(ppo_actor.PolicyModelActor), trainer.MLPOPolicyModelActor)
+        assert issubclass(seams.plain_class(launcher.ReferenceModelActor), trainer.MLPOReferenceModelActor)
     finally:
         ppo_trainer.PPOTrainer, ppo_trainer_async.PPOTrainerAsync, ppo_actor.PolicyModelActor = before
+        launcher.ReferenceModelActor = reference
 
 
 def test_installed_openrlhf_is_as_pip_left_it():
@@ -200,7 +204,7 @@ def test_the_policy_worker_that_is_started_is_ours(pool, tmp_path, monkeypatch):
         (ppo_actor, "PolicyModelActor"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # put back in the end
-    monkeypatch.setattr(inputs, "check_files", lambda args: None)
+    monkeypatch.setattr(inputs, "check_files", lambda args, flat: None)
     monkeypatch.setattr(openrlhf.utils, "get_strategy", start)  # the first thing that train() calls
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     command = (

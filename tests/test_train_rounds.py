@@ -21,8 +21,9 @@ from openrlhf_mlpo.pool.format import open_pool  # noqa: E402
 from openrlhf_mlpo.prompts.templates import load_template  # noqa: E402
 from openrlhf_mlpo.rounds import Player  # noqa: E402
 from openrlhf_mlpo.train.dataset import TeamPromptDataset  # noqa: E402
+from openrlhf_mlpo.train.metrics import leader_metrics  # noqa: E402
 from openrlhf_mlpo.train.rounds import TrainingTeam, round_counts  # noqa: E402
-from openrlhf_mlpo.train.trainer import MLPOSamplesGenerator, leader_metrics  # noqa: E402
+from openrlhf_mlpo.train.trainer import MLPOSamplesGenerator  # noqa: E402
 from tests.small import AGENTS, make_pool  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 

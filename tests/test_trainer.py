@@ -16,7 +16,8 @@ from openrlhf.trainer.ppo_utils.experience import Experience  # noqa: E402
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker  # noqa: E402
 from openrlhf.utils.loss_utils import iter_grad_accum_global_norm  # noqa: E402
 
-from openrlhf_mlpo.train.trainer import MLPOSamplesGenerator, constant_loss_norm, leader_metrics  # noqa: E402
+from openrlhf_mlpo.train.metrics import leader_metrics  # noqa: E402
+from openrlhf_mlpo.train.trainer import MLPOSamplesGenerator, constant_loss_norm  # noqa: E402
 
 LENGTH, GROUP, CLIP, KL = 7, 4, 0.2, 0.05
 

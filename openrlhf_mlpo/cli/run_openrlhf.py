@@ -38,10 +38,10 @@ def run_module(
             extend(parser)
 
     def check_all(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-        if on_cpu:
-            cpu.check_arguments(vars(parsed))
         if check is not None:
             check(parser, parsed)
+        if on_cpu:
+            cpu.check_arguments(vars(parsed))
         if on_cpu and "vllm.num_engines" in vars(parsed):
             cpu.init_ray()
 

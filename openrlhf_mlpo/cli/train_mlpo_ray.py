@@ -22,7 +22,7 @@ def main() -> None:
         if args := flags.check_arguments(parser, parsed):
             from openrlhf_mlpo.train import inputs, trainer  # take seconds to import
 
-            inputs.check_files(args)
+            inputs.check_files(args, vars(parsed))
             trainer.register()
 
     run_module(seams.TRAIN_MODULE, sys.argv[1:], extend=flags.add_arguments, check=check)

@@ -158,7 +158,7 @@ def requirements_of(program: str, argv: list[str], gpus: int, on_cpu: bool) -> R
     extend = [cpu.extend_parser] if on_cpu else []
     check = [lambda _, parsed: cpu.check_arguments(vars(parsed))] if on_cpu else []
     if program == MLPO:
-        args = run_main(seams.TRAIN_MODULE, argv, [*extend, flags.add_arguments], [*check, flags.check_arguments])
+        args = run_main(seams.TRAIN_MODULE, argv, [*extend, flags.add_arguments], [flags.check_arguments, *check])
         return requirements.of_mlpo(args)
     if program == seams.TRAIN_MODULE:
         return requirements.of_ppo(run_main(program, argv, extend, check))

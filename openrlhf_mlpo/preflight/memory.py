@@ -8,7 +8,8 @@ the hidden size, L layers, V the vocabulary, and 2 bytes a bf16 number, a traini
     optimizer   12 A / D             (fp32 weights and two moments); none with --ds.adam_offload
     reference    2 N                 / D with ZeRO-3; none without a KL term or with --ref.offload
     activations  2 t h (L + 40)      with gradient checkpointing, 34 t h L without
-    logits      12 t V               bf16 and fp32 with gradients; 6 t V for the rollouts' micro batches
+    logits      12 t V               bf16 and fp32 with gradients; 6 t V for the rollouts' micro batches; where prompts
+                                     are computed once (`shared_tokens`), of the outputs' tokens only
     overhead     4 GiB               CUDA context, NCCL buffers, fragmentation
 
 and a vLLM GPU, with T the tensor parallel size, 2 N / T of weights, 4 L x (KV heads x head size) / T bytes of cache per
@@ -78,6 +79,7 @@ class Training:
     zero_stage: int
     train_tokens: int
     rollout_tokens: int = 0
+    logit_tokens: int | None = None  # those of `train_tokens` that need logits, if not all
     checkpointing: bool = True
     adam_offload: bool = False
     reference: bool = False
@@ -90,8 +92,18 @@ class Training:
     kept: int = 0
 
 
+def shared_tokens(samples: int, group: int, max_len: int, new_tokens: int) -> tuple[int, int]:
+    """Tokens of a micro batch that computes each prompt once, and those of them that need logits, at most.
+
+    `samples` of groups of `group`, each of up to `max_len` tokens, `new_tokens` of which are output.
+    """
+    outputs = samples * new_tokens
+    return -(-samples // group) * (max_len - new_tokens) + outputs, outputs
+
+
 def training_memory(model: Model, training: Training) -> dict[str, float]:
     """Bytes on each training GPU, by part."""
+    logits = training.train_tokens if training.logit_tokens is None else training.logit_tokens
     n, stage = model.parameters, training.zero_stage
     # LoRA on all linear layers of a model of this kind adds about 1/3000 of it per rank.
     trained = min(n, n * training.lora_rank / 3000) if training.lora_rank else n
@@ -103,7 +115,7 @@ def training_memory(model: Model, training: Training) -> dict[str, float]:
         "optimizer": 0 if training.adam_offload else 12 * trained / (training.gpus if stage >= 1 else 1),
         "reference": 2 * n / sharded if training.reference else 0,
         "activations": training.train_tokens * model.hidden * layers,
-        "logits": max(12 * training.train_tokens, 6 * training.rollout_tokens) * model.vocabulary,
+        "logits": max(12 * logits, 6 * training.rollout_tokens) * model.vocabulary,
         "overhead": OVERHEAD,
     }
 

@@ -7,13 +7,13 @@ recipe writes need not be there.
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import parse_team_size
-from openrlhf_mlpo.preflight.memory import Training
+from openrlhf_mlpo.preflight.memory import Training, shared_tokens
 from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.sft.phrases import load_phrases
 from openrlhf_mlpo.team import Agent, load_team
@@ -148,6 +148,13 @@ def of_mlpo(args: Any) -> Requirements:
     needs, pool = of_ppo(args), (args.mlpo.pool or "").split(",")[0].strip()
     if pool:
         load_template(args.mlpo.template)
+        if needs.training and args.mlpo.share_prompt != "off" and not args.train.dynamic_batch_enable:
+            sizes = args.rollout.n_samples_per_prompt, args.data.max_len, args.rollout.max_new_tokens
+            tokens, logits = shared_tokens(args.train.micro_batch_size, *sizes)
+            _, sampled = shared_tokens(args.rollout.micro_batch_size, *sizes)
+            needs.training = replace(
+                needs.training, train_tokens=tokens, logit_tokens=logits, rollout_tokens=sampled
+            )
         lengths = (args.data.max_len, args.rollout.max_new_tokens)
         last_output = args.rollout.max_new_tokens if args.mlpo.rounds > 1 else 0
         size = parse_team_size(args.mlpo.team_size)[1]

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.train import seams
 from openrlhf_mlpo.train.checks import CARRY, LOSS_NORMS, conflicts
+from openrlhf_mlpo.train.sharing import settle_flags
 
 
 def check_openrlhf() -> None:
@@ -108,6 +109,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "without it they are an error, and --data.max_len is to be raised",
     )
     group.add_argument(
+        "--mlpo.share_prompt",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compute a prompt once for all its samples in a micro batch, the same numbers for less time and memory: "
+        "auto = where model and flags allow, on = or stop, off = once per sample as OpenRLHF does (default: auto)",
+    )
+    group.add_argument(
         "--mlpo.loss_norm",
         choices=LOSS_NORMS,
         default="constant",
@@ -137,6 +145,8 @@ def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
         raise UserError(f"{len(problems)} mistakes: " + "; ".join(f"({i}) {p}" for i, p in enumerate(problems, 1)))
     if problems:
         raise UserError(problems[0])
+    settle_flags(vars(parsed), given)
+    args.mlpo.share_prompt = vars(parsed)["mlpo.share_prompt"]
     return args
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import get_dataset_split_names
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import parse_team_size
@@ -32,13 +32,18 @@ from openrlhf_mlpo.train.dataset import (
     select_rows,
     too_long,
 )
+from openrlhf_mlpo.train.sharing import settle_model
 
 
-def check_files(args: SimpleNamespace) -> None:
-    """Open the leader's tokenizer, the pools and the checkpoint, as OpenRLHF will. Raises UserError."""
+def check_files(args: SimpleNamespace, flat: dict) -> None:
+    """Open the leader's tokenizer and configuration, the pools and the checkpoint, as OpenRLHF will.
+
+    Settles `--mlpo.share_prompt` in `flat`, the same arguments as OpenRLHF will read them. Raises UserError.
+    """
     model, n = args.actor.model_name_or_path, args.rollout.n_samples_per_prompt
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True)
+        settle_model(flat, AutoConfig.from_pretrained(model, trust_remote_code=True))
     except (OSError, ValueError) as error:
         raise UserError(f"--actor.model_name_or_path {model}: {str(error).splitlines()[0]}") from None
     renderer = make_renderer(tokenizer, args)

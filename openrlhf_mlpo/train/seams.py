@@ -22,6 +22,7 @@ SUPPORTED = ">=0.11.2,<0.12"
 TRAIN_MODULE = "openrlhf.cli.train_ppo_ray"
 _TRAINER, _ASYNC = "openrlhf.trainer.ppo_trainer", "openrlhf.trainer.ppo_trainer_async"
 _GENERATOR, _ACTOR = "openrlhf.trainer.ppo_utils.samples_generator", "openrlhf.trainer.ray.ppo_actor"
+_BUFFER, _LAUNCHER = "openrlhf.trainer.ppo_utils.replay_buffer", "openrlhf.trainer.ray.launcher"
 
 # Module and name of everything that is replaced or subclassed, and who looks it up.
 SEAMS = {
@@ -35,6 +36,13 @@ SEAMS = {
     (_ASYNC, "SamplesGenerator"): "built by GenerateSamplesActor.__init__",
     (_ACTOR, "PolicyModelActor"): "imported by train_ppo_ray when it is loaded",
     (_ACTOR, "ActorPPOTrainer"): "built by PolicyModelActor.init_model_from_pretrained",
+    (_ACTOR, "Actor"): "built by PolicyModelActor.init_model_from_pretrained",
+    (TRAIN_MODULE, "ReferenceModelActor"): "handed to RayActorGroup by train()",
+    (_LAUNCHER, "ReferenceModelActor"): "imported by train_ppo_ray when it is loaded",
+    (_LAUNCHER, "Actor"): "built by ReferenceModelActor.init_model_from_pretrained",
+    (_TRAINER, "RemoteExperienceMaker"): "built by BasePPOTrainer.__init__",
+    (_TRAINER, "balance_experiences"): "called by BasePPOTrainer.train_step with dynamic batches",
+    (_BUFFER, "NaiveReplayBuffer"): "built by ActorPPOTrainer.__init__, replaced after it",
 }
 # Parameters of what we override or call, in their order; with "…" at the end, others may follow.
 SIGNATURES = {
@@ -58,6 +66,15 @@ SIGNATURES = {
     (_ACTOR, "ActorPPOTrainer.training_step"): "self experience kl_ctl step loss_batch_info",
     (_ACTOR, "ActorPPOTrainer.broadcast_to_vllm"): "self",
     (_ACTOR, "PolicyModelActor.init_model_from_pretrained"): "self strategy …",
+    (_LAUNCHER, "ReferenceModelActor.init_model_from_pretrained"): "self strategy …",
+    ("openrlhf.models.actor", "Actor.forward"): (
+        "self sequences action_mask attention_mask return_output allgather_logits return_logprobs ring_attn_group "
+        "packed_seq_lens return_entropy mm_inputs"
+    ),
+    (_BUFFER, "NaiveReplayBuffer.setup_dynamic_batch"): "self strategy",
+    ("openrlhf.trainer.ppo_utils.experience_maker", "RemoteExperienceMaker.split_rollout_samples"): (
+        "self rollout_samples"
+    ),
     (_ACTOR, "PolicyModelActor.save_checkpoint"): "self …",
 }
 # What our code reads of their objects.
@@ -70,12 +87,14 @@ ATTRIBUTES = {
 }
 # Flags of train_ppo_ray that our checks and classes read; releases do rename some.
 FLAGS = (
-    "actor.loss_agg_mode actor.model_name_or_path actor.policy_loss_type algo.advantage.estimator ckpt.load_enable "
-    "ckpt.path data.max_len data.max_samples data.prompt_dataset data.prompt_probs data.prompt_split ds.load_in_4bit "
-    "ds.lora.rank ds.tensor_parallel_size ds.zero_stage eval.dataset eval.split reward.remote_url rollout.batch_size "
-    "rollout.max_new_tokens rollout.n_samples_per_prompt rollout.vllm_generate_batch_size train.batch_size "
-    "train.dynamic_batch_enable train.max_epochs train.num_episodes train.partial_rollout_enable train.seed "
-    "vllm.num_engines"
+    "actor.loss_agg_mode actor.model_name_or_path actor.num_gpus_per_node actor.num_nodes actor.policy_loss_type "
+    "algo.advantage.estimator ckpt.load_enable ckpt.path data.max_images_per_prompt data.max_len data.max_samples "
+    "data.prompt_dataset data.prompt_probs data.prompt_split ds.attn_implementation ds.deepcompile ds.load_in_4bit "
+    "ds.lora.rank ds.ring_attn_size ds.tensor_parallel_size ds.use_liger_kernel ds.zero_stage eval.dataset eval.split "
+    "reward.remote_url rollout.batch_size rollout.max_new_tokens rollout.max_tokens_per_gpu rollout.micro_batch_size "
+    "rollout.n_samples_per_prompt rollout.vllm_generate_batch_size train.batch_size train.dynamic_batch_enable "
+    "train.max_epochs train.max_tokens_per_gpu train.micro_batch_size train.num_episodes train.partial_rollout_enable "
+    "train.seed vllm.num_engines"
 ).split()
 
 
@@ -205,20 +224,23 @@ def extend_parsers(extend: Callable[[argparse.ArgumentParser], None], check: Cal
     argparse.ArgumentParser.parse_args = parse_args
 
 
-def register(trainer: type, trainer_async: type, policy: type) -> None:
+def register(trainer: type, trainer_async: type, policy: type, reference: type) -> None:
     """Point OpenRLHF's entry point at these classes, in the driver process."""
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+    import openrlhf.trainer.ray.launcher as launcher
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
     import ray
 
     ppo_trainer.PPOTrainer = ray.remote(trainer)
     ppo_trainer_async.PPOTrainerAsync = ray.remote(trainer_async)
     ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(policy)
-    # train_ppo_ray runs as __main__ and imported this name when it was loaded, before it parsed its flags.
+    launcher.ReferenceModelActor = ray.remote(num_gpus=1)(reference)
+    # train_ppo_ray runs as __main__ and imported these names when it was loaded, before it parsed its flags.
     entry_point = sys.modules["__main__"]
-    if hasattr(entry_point, "PolicyModelActor"):
-        entry_point.PolicyModelActor = ppo_actor.PolicyModelActor
+    for module, name in ((ppo_actor, "PolicyModelActor"), (launcher, "ReferenceModelActor")):
+        if hasattr(entry_point, name):
+            setattr(entry_point, name, getattr(module, name))
 
 
 def register_data(dataset: Callable, generator: type) -> None:

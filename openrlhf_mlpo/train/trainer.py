@@ -6,14 +6,12 @@ here extends the OpenRLHF class of the same role; `register` and `use_team_data`
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-from collections import defaultdict
-from collections.abc import Iterable
 
 import openrlhf.trainer.ppo_trainer as ppo_trainer
 import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+import openrlhf.trainer.ray.launcher as launcher
 import openrlhf.trainer.ray.ppo_actor as ppo_actor
 import ray
 import transformers
@@ -23,13 +21,28 @@ from openrlhf.utils.loss_utils import get_loss_batch_info
 from openrlhf_mlpo.train import seams
 from openrlhf_mlpo.train.dataset import TeamPromptDataset
 from openrlhf_mlpo.train.lora import merged_actor
+from openrlhf_mlpo.train.metrics import LeaderMetrics
+from openrlhf_mlpo.train.prompt_batches import PromptReplayBuffer, use_prompt_batches
 from openrlhf_mlpo.train.rounds import LaterRounds, State, label_of, open_team, round_counts
+from openrlhf_mlpo.train.shared_prompt import actor_class
 
 
 class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
     """The policy update, with `--mlpo.loss_norm constant` dividing by samples x length instead of by tokens."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.args.mlpo.share_prompt == "on":
+            self.replay_buffer = PromptReplayBuffer(
+                self.micro_train_batch_size,
+                self.args.rollout.n_samples_per_prompt,
+                self.args.train.dynamic_batch_enable,
+            )
+
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
+        if self.args.train.dynamic_batch_enable:
+            # OpenRLHF lets DeepSpeed take each micro batch for a step: ZeRO 1 and 2 then keep the last one only.
+            self.actor.model.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
         if self.args.mlpo.loss_norm == "constant":
             if loss_batch_info is None:  # OpenRLHF computes it inside training_step with dynamic batches
                 loss_batch_info = get_loss_batch_info(
@@ -132,77 +145,12 @@ class MLPOSamplesGenerator(SamplesGenerator):
         return result
 
 
-class _LeaderMetrics:
-    """Adds the leader-team metrics to what OpenRLHF logs of each rollout batch."""
-
-    def _compute_rollout_stats(self, experiences):
-        stats = super()._compute_rollout_stats(experiences)
-        outcomes = (
-            outcome
-            for experience in experiences
-            for outcome in zip(
-                experience.labels,
-                experience.info.get("accuracy", experience.scores).tolist(),
-                experience.info["format"].tolist() if "format" in experience.info else [None] * len(experience.labels),
-            )
-        )
-        return stats | leader_metrics(outcomes)
-
-
-def leader_metrics(outcomes: Iterable[tuple[str, float, float | None]]) -> dict[str, float]:
-    """Leader-team metrics of a batch of leader outputs.
-
-    `outcomes`: (label, accuracy in [0, 1], format in [0, 1] or None where the reward does not tell) per output.
-    Returns means, each key only where the batch has such outputs: `mlpo/accuracy_team`, `mlpo/accuracy_solo`,
-    `mlpo/accuracy_agents_correct_N` (N agents of the draw were right), `mlpo/overrides_wrong_majority`,
-    `mlpo/misled_from_right_majority`, `mlpo/format_rate`. With rounds in training also, for each round T:
-    `mlpo/accuracy_round_T`, `mlpo/share_round_T` (of the outputs with a team), and for T > 0 what happened since the
-    round before: `mlpo/leader_fixed_round_T` (right outputs where the last one was wrong), `mlpo/leader_broken_round_T`
-    (wrong ones where it was right), `mlpo/agents_fixed_round_T` and `mlpo/agents_broken_round_T` (the same of the
-    team's responses), `mlpo/agents_failed` (share of the revisions that failed).
-    """
-    values: dict[str, list[float]] = defaultdict(list)
-    rounds: list[int] = []
-    for label_text, accuracy, form in outcomes:
-        label = json.loads(label_text)
-        if form is not None:
-            values["format_rate"].append(form)
-        if "agents_correct" not in label:
-            values["accuracy_solo"].append(accuracy)
-            continue
-        values["accuracy_team"].append(accuracy)
-        values[f"accuracy_agents_correct_{label['agents_correct']}"].append(accuracy)
-        if label["majority"] is False:
-            values["overrides_wrong_majority"].append(accuracy)
-        elif label["majority"] is True:
-            values["misled_from_right_majority"].append(1 - accuracy)
-        if "round" in label:
-            rounds.append(label["round"])
-            _add_round(values, label, accuracy)
-    shares = {f"mlpo/share_round_{t}": rounds.count(t) / len(rounds) for t in sorted(set(rounds))}
-    return {f"mlpo/{name}": sum(numbers) / len(numbers) for name, numbers in sorted(values.items())} | shares
-
-
-def _add_round(values: dict[str, list[float]], label: dict, accuracy: float) -> None:
-    t = label["round"]
-    values[f"accuracy_round_{t}"].append(accuracy)
-    if not t:
-        return
-    if label["last_correct"]:
-        values[f"leader_broken_round_{t}"].append(1 - accuracy)
-    else:
-        values[f"leader_fixed_round_{t}"].append(accuracy)
-    for before, now in zip(label["agents_right_before"], label["agents_right"], strict=True):
-        name = f"agents_broken_round_{t}" if before else f"agents_fixed_round_{t}"
-        values[name].append(float(now != before))
-    values["agents_failed"].append(label["agents_failed"] / len(label["agents_right"]))
-
-
-class MLPOTrainer(_LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
+class MLPOTrainer(LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
     """OpenRLHF's synchronous trainer on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
         use_team_data(strategy.args)
+        use_prompt_batches(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
 
     def init_checkpoint_states(self):
@@ -223,8 +171,12 @@ class MLPOGenerateSamplesActor(seams.plain_class(ppo_trainer_async.GenerateSampl
         return super().fit(episode, total_consumed_prompts)
 
 
-class MLPOTrainingActor(_LeaderMetrics, seams.plain_class(ppo_trainer_async.TrainingActor)):
+class MLPOTrainingActor(LeaderMetrics, seams.plain_class(ppo_trainer_async.TrainingActor)):
     """OpenRLHF's asynchronous training side, with leader-team metrics."""
+
+    def __init__(self, pretrain, strategy, *args, **kwargs):
+        use_prompt_batches(strategy.args)
+        super().__init__(pretrain, strategy, *args, **kwargs)
 
 
 class MLPOTrainerAsync(seams.plain_class(ppo_trainer_async.PPOTrainerAsync)):
@@ -239,9 +191,10 @@ class MLPOTrainerAsync(seams.plain_class(ppo_trainer_async.PPOTrainerAsync)):
 class MLPOPolicyModelActor(seams.plain_class(ppo_actor.PolicyModelActor)):
     """OpenRLHF's policy worker with MLPO's policy update."""
 
-    def init_model_from_pretrained(self, *args, **kwargs):
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
         ppo_actor.ActorPPOTrainer = MLPOActorTrainer
-        return super().init_model_from_pretrained(*args, **kwargs)
+        ppo_actor.Actor = actor_class(strategy.args)
+        return super().init_model_from_pretrained(strategy, *args, **kwargs)
 
     def save_checkpoint(self, *args, **kwargs):
         """Save; where that fails say what to do, as PyTorch's own words for a full disk are "unexpected pos"."""
@@ -256,9 +209,17 @@ class MLPOPolicyModelActor(seams.plain_class(ppo_actor.PolicyModelActor)):
             ) from error
 
 
+class MLPOReferenceModelActor(seams.plain_class(launcher.ReferenceModelActor)):
+    """OpenRLHF's worker with the reference model, which computes prompts as the policy worker does."""
+
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
+        launcher.Actor = actor_class(strategy.args)
+        return super().init_model_from_pretrained(strategy, *args, **kwargs)
+
+
 def register() -> None:
-    """Have OpenRLHF's entry point start these trainers, in the driver process."""
-    seams.register(MLPOTrainer, MLPOTrainerAsync, MLPOPolicyModelActor)
+    """Have OpenRLHF's entry point start these trainers and workers, in the driver process."""
+    seams.register(MLPOTrainer, MLPOTrainerAsync, MLPOPolicyModelActor, MLPOReferenceModelActor)
 
 
 def use_team_data(args) -> None:

@@ -1,19 +1,25 @@
-"""Step time of train_mlpo_ray beside stock train_ppo_ray: the same rendered prompts, model and flags, runs in turn.
+"""What a training step of train_mlpo_ray costs beside stock train_ppo_ray: the update, its bound, and whole steps.
 
-    python3 -m tests.benchmarks.bench_step --runs 3 --steps 12
+    python3 -m tests.benchmarks.bench_step update table whole
 
-Stock gets the leader prompts as plain text from a file; ours renders them from a pool as it goes. The model is
-untrained, so that nearly every response has the full length and all steps are alike. Compared is OpenRLHF's own
-`timing/step_total`, by the median over the steps of all runs but each run's first two.
+`update`  OpenRLHF's `make_experience` and `ppo_train` on the same samples, by its own workers and ours in turn,
+          at the quickstart's shape and with a model of 10 million parameters at P = 1,024, R = 128, G = 8.
+`table`   forward and backward of one group in one process, against the bound (P + G R) / (G (P + R)).
+`whole`   whole runs with engines, in turn: stock gets the leader prompts as plain text from a file, ours renders them
+          from a pool. The model is untrained: nearly every response has the full length, and all steps are alike.
+
+Times are medians; of a run or worker the first two steps do not count. Prints one JSON object a line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,21 +36,135 @@ from tests.tiny import make_tiny_model  # noqa: E402
 
 PROMPTS_A_STEP, SAMPLES = 32, 4
 PARTS = ("timing/generation", "timing/make_experience", "timing/ppo_train", "timing/broadcast")
+# The quickstart's leader (recipes/quickstart/models.py), and one of 10 million parameters.
+QUICKSTART = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192)
+TEN_MILLION = dict(vocab_size=4096, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=768)
+# name: model, prompts a step, tokens of a prompt and of an output (from, to), group, micro batch
+SHAPES = {
+    "quickstart": (QUICKSTART, 32, (130, 300), (40, 60), 8, 128),
+    "10M, P=1024, R=128": (TEN_MILLION, 2, (1024, 1024), (128, 128), 8, 8),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="runs of each, in turn (default 3)")
-    parser.add_argument("--steps", type=int, default=12, help="steps a run (default 12)")
+    parser.add_argument("parts", nargs="+", choices=("update", "table", "whole"))
+    parser.add_argument("--runs", type=int, default=3, help="whole: runs of each, in turn (default 3)")
+    parser.add_argument("--steps", type=int, default=12, help="steps a run or worker (default 12)")
     args = parser.parse_args()
+    if "update" in args.parts:
+        for name in SHAPES:
+            print(json.dumps({"update": name, **measure_updates(name, args.steps)}), flush=True)
+    if "table" in args.parts:
+        for group in (4, 8, 16):
+            for ratio in (1, 4, 16):
+                print(json.dumps(measure_group(group, ratio, args.steps)), flush=True)
+    if "whole" in args.parts:
+        print(json.dumps({"whole": "step", **measure_whole_steps(args.runs, args.steps)}), flush=True)
+
+
+def save_model(folder: Path, shape: dict) -> Path:
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    heads = shape["num_attention_heads"]
+    config = Qwen3Config(**shape, num_key_value_heads=heads, head_dim=32, tie_word_embeddings=True)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    make_tiny_model(folder / "tokenizer")
+    for file in (folder / "tokenizer").glob("token*"):
+        file.rename(folder / file.name)
+    return folder
+
+
+def measure_updates(name: str, steps: int) -> dict:
+    """Seconds of experience and update, and peak memory, of stock and ours."""
+    import ray
+    from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
+
+    from openrlhf_mlpo.train.seams import plain_class
+    from openrlhf_mlpo.train.trainer import MLPOPolicyModelActor
+    from tests.train.updates import Updates, make_samples, parse
+
+    shape, prompts, prompt_tokens, output_tokens, group, micro_batch = SHAPES[name]
+    rng = random.Random(0)
+    flags = f"--rollout.batch_size {prompts} --rollout.n_samples_per_prompt {group} --algo.kl.init_coef 0 "
+    flags += f"--train.batch_size {prompts * group} --train.micro_batch_size {micro_batch} --ds.zero_stage 0 "
+    flags += f"--rollout.micro_batch_size {micro_batch}"
+    seconds: dict[str, list[float]] = {"stock": [], "ours": []}
+    processor: dict[str, list[float]] = {"stock": [], "ours": []}
+    with tempfile.TemporaryDirectory() as folder:
+        model = save_model(Path(folder) / "model", shape)
+        cpu.init_ray()
+        workers = {"stock": Updates(1, plain_class(PolicyModelActor)), "ours": Updates(1, MLPOPolicyModelActor)}
+        for kind, worker in workers.items():
+            worker.begin(parse(model, folder, "--mlpo.share_prompt", "on" if kind == "ours" else "off", flags))
+        for step in range(steps):
+            lengths = [
+                (rng.randint(*prompt_tokens), [rng.randint(*output_tokens) for _ in range(group)])
+                for _ in range(prompts)
+            ]
+            samples = make_samples(lengths, words=shape["vocab_size"], seed=step)
+            for kind in ("stock", "ours") if step % 2 == 0 else ("ours", "stock"):
+                before, _ = workers[kind].usage()
+                metrics = workers[kind].step(samples)
+                processor[kind].append(workers[kind].usage()[0] - before)
+                seconds[kind].append(metrics["timing/make_experience"] + metrics["timing/ppo_train"])
+        result = {f"{kind}_seconds": round(statistics.median(values[2:]), 3) for kind, values in seconds.items()}
+        result["ratio"] = round(result["ours_seconds"] / result["stock_seconds"], 3)
+        stock, ours = (statistics.median(processor[kind][2:]) for kind in ("stock", "ours"))
+        result["ratio_of_processor_seconds"] = round(ours / stock, 3)
+        for kind, worker in workers.items():
+            result[f"{kind}_peak_GiB"] = round(worker.usage()[1] / 2**30, 2)
+        ray.shutdown()
+    return result
+
+
+def measure_group(group: int, ratio: int, steps: int, output: int = 32) -> dict:
+    """Processor seconds of forward and backward of one group of the 10 million parameter model, P = `ratio` x R."""
+    import torch
+    from openrlhf.models import Actor
+
+    from openrlhf_mlpo.train.shared_prompt import SharedPromptActor
+
+    torch.set_num_threads(1)
+    prompt = ratio * output
+    sequences = torch.randint(TEN_MILLION["vocab_size"], (group, prompt + output))
+    sequences[:, :prompt] = sequences[0, :prompt]
+    attention = torch.ones_like(sequences)
+    action = attention[:, 1:].clone()
+    action[:, : prompt - 1] = 0
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(save_model(Path(folder), TEN_MILLION))
+        actors = [kind(model, attn_implementation="sdpa", param_dtype="fp32") for kind in (Actor, SharedPromptActor)]
+    seconds: list[list[float]] = [[], []]
+    for step in range(steps):
+        for number in (0, 1) if step % 2 == 0 else (1, 0):
+            began = time.process_time()
+            actors[number](sequences, action, attention).mean().backward()
+            seconds[number].append(time.process_time() - began)
+    stock, ours = (statistics.median(values[2:]) for values in seconds)
+    bound = (prompt + group * output) / (group * (prompt + output))
+    return {
+        "group": group,
+        "P/R": ratio,
+        "stock_seconds": round(stock, 4),
+        "ours_seconds": round(ours, 4),
+        "ratio": round(ours / stock, 3),
+        "bound": round(bound, 3),
+    }
+
+
+def measure_whole_steps(runs: int, steps_a_run: int) -> dict:
+    """OpenRLHF's own `timing/step_total` and its parts, runs with engines in turn."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         make_tiny_model(folder / "model", hidden=128, max_len=256)
-        write_pool(folder / "pool", make_rows(PROMPTS_A_STEP * args.steps))
+        write_pool(folder / "pool", make_rows(PROMPTS_A_STEP * steps_a_run))
         (folder / "reward.py").write_text(REWARD)
         write_prompts(folder)
         steps: dict[str, list[dict]] = {"stock": [], "ours": []}
-        for run in range(args.runs):
+        for run in range(runs):
             for name in ("stock", "ours") if run % 2 == 0 else ("ours", "stock"):
                 steps[name] += measure(folder, name, f"{name}{run}")[2:]
                 print(f"run {run} {name}: {median(steps[name]):.3f} s a step so far", file=sys.stderr, flush=True)
@@ -56,7 +176,7 @@ def main() -> None:
     }
     for part in PARTS:
         result[f"ratio {part}"] = round(median(steps["ours"], part) / median(steps["stock"], part), 4)
-    print(json.dumps(result))
+    return result
 
 
 def write_prompts(folder: Path) -> None:
