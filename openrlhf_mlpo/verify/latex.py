@@ -83,6 +83,11 @@ _LATEX_RULES = _rules(
     (r"\s*\\(pm|mp)\s*(?![A-Za-z])", r"\\\1 "),
     (r"(?<=\S)\\pm ", r" \\pm "),
 )  # fmt: skip
+# What no rule above would change: most answers.
+_SETTLED = re.compile(
+    r"(?:[^\\~{}]|\\(?:pi|cdot|times|infty|le|ge|ne)(?![A-Za-z])"
+    r"|\\frac\{[^\\{}]*\}\{[^\\{}]*\}|\\sqrt\{[^\\{}]*\}|(?<=[\^_])\{[^\\{},]*\})*"
+)
 _BOLD = re.compile(r"(?<!\w)\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)")
 _MARKUP = re.compile(r"\\text\{|\\.|[{}]", re.DOTALL)
 _LONE_BRACES = re.compile(r"(?<![A-Za-z}\]^_\\\d])\s*\{(-?[\d.,]+)\}")
@@ -125,7 +130,7 @@ def notation(text: str) -> str:
         text = _BOLD.sub(r"\1", text)
     if "$" in text:
         text = re.sub(r"(?<!\\)\$", " ", text)
-    if "\\" in text or "~" in text or "{" in text:
+    if ("\\" in text or "~" in text or "{" in text) and not _SETTLED.fullmatch(text):
         text = _from_latex(text)
     if _COMMAND_OR_LETTER.search(text):
         text = _from_plain(text)

@@ -131,19 +131,20 @@ class _Worker:
         """Kill the process and its child."""
         if self.process is None:
             return
+        process = self.process
         try:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
-        self.process.wait()
+        process.wait()
         self.close()
 
     def close(self) -> None:
         """Close the pipes; a worker ends when nobody holds the other end of them."""
-        if self.process is not None:
-            self.process.stdin.close()
-            self.process.stdout.close()
-        self.process, self.unread = None, b""
+        process, self.process, self.unread = self.process, None, b""
+        if process is not None:  # at exit another thread may be here too
+            process.stdin.close()
+            process.stdout.close()
 
 
 def _processor_time(pid: int) -> float:
