@@ -25,8 +25,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -109,7 +110,7 @@ def watch(commands: list[list[str]], name: str, log) -> int:
 
 
 @contextlib.contextmanager
-def running(commands: list[list[str]], bar: tqdm) -> Iterator[tuple[list[subprocess.Popen], Iterator[str]]]:
+def running(commands: list[list[str]], bar: tqdm) -> Generator[tuple[list[subprocess.Popen], Iterator[str]]]:
     """Processes of the commands and the lines that they print; none is left when this ends, however it does."""
     reader, writer = os.pipe()
     processes: list[subprocess.Popen] = []
@@ -130,8 +131,8 @@ def running(commands: list[list[str]], bar: tqdm) -> Iterator[tuple[list[subproc
     try:
         for command in commands:
             env = os.environ | (ONE_THREAD if len(commands) > 1 else {})
-            options = {"stdin": subprocess.DEVNULL, "stdout": writer, "stderr": writer, "start_new_session": True}
-            processes.append(subprocess.Popen(command, env=env, **options))
+            options: dict[str, Any] = {"stdout": writer, "stderr": writer, "start_new_session": True}
+            processes.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, **options))
         os.close(writer)
         clock.start()
         # Universal newlines: a carriage return ends a line as well.

@@ -102,7 +102,7 @@ def sample_agent(
 def ask(
     agent: Agent, engine: Engine, questions, rows: Sequence[int], first: int, writer: PoolWriter, conversation, seed
 ):
-    """Let an agent answer the questions `rows`, samples from number `first` on; see `Engine.stream` for what it yields."""
+    """Let an agent answer the questions `rows`, samples from number `first` on; yields what `Engine.stream` does."""
 
     def prompt(position: int) -> Conversation:
         return conversation(Question.from_row(questions[rows[position]]))

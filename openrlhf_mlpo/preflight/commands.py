@@ -20,10 +20,10 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from openrlhf_mlpo import cpu
 from openrlhf_mlpo.errors import UserError, one_line
@@ -90,6 +90,7 @@ def check_ray(words: Sequence[str]) -> tuple[str, list[str]]:
     try:
         while isinstance(command, click.Group):
             name, command, words = command.resolve_command(click.Context(command), list(words) or ["(none)"])
+            assert name and command  # None only when a shell completes words
             path.append(name)
         params = command.make_context(path[-1], list(words)).params
         json.loads(params.get("runtime_env_json") or "{}")
@@ -182,17 +183,19 @@ def source(program: str) -> str:
 
 
 @contextlib.contextmanager
-def parsing(program: str, argv: list[str], extend: Sequence[Callable] = (), check: Sequence[Callable] = ()) -> Iterator:
+def parsing(
+    program: str, argv: list[str], extend: Sequence[Callable] = (), check: Sequence[Callable] = ()
+) -> Generator:
     """For the code within, `program argv…` is the command line, and a refusal of it is a UserError; nothing is printed.
 
     `extend` and `check` are given to `seams.extend_parsers`, one after the other.
     """
 
-    def refuse(message: str) -> None:
+    def refuse(message: str) -> NoReturn:
         raise Stop(message)
 
     def extend_all(parser: argparse.ArgumentParser) -> None:
-        parser.error = refuse  # type: ignore[assignment]
+        parser.error = refuse
         for step in extend:
             step(parser)
 

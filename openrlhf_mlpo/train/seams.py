@@ -16,6 +16,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 TESTED_VERSION = "0.11.2"
 SUPPORTED = ">=0.11.2,<0.12"
@@ -163,7 +164,7 @@ def _other_moves() -> Iterator[str]:
 def _tree(module: str) -> ast.Module:
     """The source of one of OpenRLHF's modules, parsed; empty when there is none."""
     package = importlib.util.find_spec("openrlhf")
-    for folder in (package and package.submodule_search_locations) or ():
+    for folder in (package.submodule_search_locations if package else None) or ():
         path = Path(folder).joinpath(*module.split(".")[1:]).with_suffix(".py")
         if path.is_file():
             return ast.parse(path.read_text(encoding="utf-8"))
@@ -180,7 +181,7 @@ def _find(module: str, name: str) -> ast.AST | None:
     return node
 
 
-def plain_class(actor_class) -> type:
+def plain_class(actor_class) -> Any:
     """The ordinary class behind a Ray actor class, which alone can be subclassed."""
     return actor_class.__ray_metadata__.modified_class
 
@@ -216,9 +217,9 @@ def register(trainer: type, trainer_async: type, policy: type) -> None:
     ppo_trainer_async.PPOTrainerAsync = ray.remote(trainer_async)
     ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(policy)
     # train_ppo_ray runs as __main__ and imported this name when it was loaded, before it parsed its flags.
-    entry_point = sys.modules["__main__"]
-    if hasattr(entry_point, "PolicyModelActor"):
-        entry_point.PolicyModelActor = ppo_actor.PolicyModelActor
+    entry_point = vars(sys.modules["__main__"])
+    if "PolicyModelActor" in entry_point:
+        entry_point["PolicyModelActor"] = ppo_actor.PolicyModelActor
 
 
 def register_data(dataset: Callable, generator: type) -> None:

@@ -132,7 +132,7 @@ class MLPOSamplesGenerator(SamplesGenerator):
         return result
 
 
-class _LeaderMetrics:
+class _LeaderMetrics(ppo_trainer.BasePPOTrainer):
     """Adds the leader-team metrics to what OpenRLHF logs of each rollout batch."""
 
     def _compute_rollout_stats(self, experiences):
