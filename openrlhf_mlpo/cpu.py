@@ -245,6 +245,7 @@ class GlooGroup:
     def __init__(self, master_address: str, master_port: int, rank: int, world_size: int, _device):
         from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 
+        # Any: its annotation adds the pair that it returns with `return_store` only.
         self._group: Any = stateless_init_torch_distributed_process_group(
             master_address, master_port, rank, world_size, backend="gloo"
         )

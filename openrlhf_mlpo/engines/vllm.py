@@ -55,7 +55,7 @@ class VllmEngine(Engine):
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"model {model!r}: vLLM could not start it: {one_line(error)}") from error
         self.model = model
-        self.tokenizer: Any = self._llm.get_tokenizer()
+        self.tokenizer: Any = self._llm.get_tokenizer()  # None once closed
         config = self._llm.llm_engine.vllm_config
         self.max_model_len = config.model_config.max_model_len
         # More requests than can run at once, so that the scheduler never waits for us, yet few enough that a pool of

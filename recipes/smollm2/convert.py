@@ -28,6 +28,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = {"pretrained_model_name_or_path": str(files[0].parent), "gguf_file": files[0].name}
+    # Any: its annotation adds the None of an environment without tokenizers.
     tokenizer: Any = AutoTokenizer.from_pretrained(**source)
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     model.save_pretrained(args.out)
