@@ -22,12 +22,10 @@ USUAL = {"math": "HuggingFaceH4/MATH-500", "bbh": "lukaemon/bbh", "mmlu": "cais/
 # fmt: off
 def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags as they stand; `check` settles them."""
-    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def add(*names: str, help: str, **more: Any) -> None:
-        p.add_argument(*names, help=help, **{"default": ""} | more)
-
-    several = {"action": "append", "default": []}
+    p = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, argument_default="")
+    add = p.add_argument
+    several: dict[str, Any] = {"action": "append", "default": []}
     add("--leader", **several, metavar="[NAME=]MODEL",
         help="a leader: model folder or hub name, or ray:MODEL, openai:MODEL, callable:FILE.py:FUNCTION; may repeat. "
         "The first is the one that is tested; name the model it was trained from 'untrained', and a leader trained by "

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import sys
 import types
+from typing import Any
 
 from openrlhf_mlpo.errors import UserError
 
@@ -167,10 +168,7 @@ def stub_flash_attn() -> None:
     for name, functions in contents.items():
         module = types.ModuleType(name, "Stand-in of openrlhf_mlpo.cpu for a machine without flash-attn.")
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        module.__path__ = []
-        module.__version__ = "0"
-        for function in functions:
-            setattr(module, function, needs_gpu)
+        vars(module).update(__path__=[], __version__="0", **dict.fromkeys(functions, needs_gpu))
         sys.modules[name] = module
 
 
@@ -250,7 +248,8 @@ class GlooGroup:
     def __init__(self, master_address: str, master_port: int, rank: int, world_size: int, _device):
         from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 
-        self._group = stateless_init_torch_distributed_process_group(
+        # Any: its annotation adds the pair that it returns with `return_store` only.
+        self._group: Any = stateless_init_torch_distributed_process_group(
             master_address, master_port, rank, world_size, backend="gloo"
         )
 
@@ -276,9 +275,10 @@ def _worker_wrap():
         def update_weight(self, name, dtype, shape, empty_cache=False):
             import torch
 
+            worker: Any = self  # vLLM gives its worker class this one as a base
             weight = torch.empty(shape, dtype=dtype)
-            self._model_update_group.broadcast(weight, src=0)
-            self.model_runner.model.load_weights(weights=[(name, weight.to(self.model_config.dtype))])
+            worker._model_update_group.broadcast(weight, src=0)
+            worker.model_runner.model.load_weights(weights=[(name, weight.to(worker.model_config.dtype))])
 
     return CPUWorkerWrap
 

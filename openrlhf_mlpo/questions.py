@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from openrlhf_mlpo import verify
+from openrlhf_mlpo.verify import Verdict
 
 COLUMNS = ("id", "task", "subtask", "question", "answer", "choices")
 TASKS = verify.TASKS
@@ -71,7 +72,7 @@ class Question:
             "choices": list(self.choices),
         }
 
-    def verify(self, response: str) -> verify.Verdict:
+    def verify(self, response: str) -> Verdict:
         """Whether one response (without its prompt) is right."""
         return verify.verify_response(response, self.answer, self.task, subtask=self.subtask, choices=self.choices)
 

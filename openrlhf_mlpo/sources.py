@@ -197,7 +197,7 @@ def _saved_rows(source: str, path: Path, task: str, split: str | None) -> tuple[
         raise UserError(f"{source}: not a readable folder of save_to_disk: {one_line(error)}") from None
     name, by_content = "", True
     if isinstance(saved, datasets.DatasetDict):
-        name, by_content = _choose_split(source, list(saved), task, split)
+        name, by_content = _choose_split(source, list(map(str, saved)), task, split)
         saved = saved[name]
     where = f"{source} ({name})" if name else source
     return ((f"{where}, row {number}", row) for number, row in enumerate(saved, 1)), by_content

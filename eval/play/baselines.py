@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from eval.play.state import Play
+from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import agent_messages, leader_messages
 from openrlhf_mlpo.rounds import Turn, shown_order
 
@@ -56,6 +57,8 @@ def debate(play: Play) -> None:
 def mixture_of_agents(play: Play) -> None:
     """Layers of agents that see all responses of the layer before; the aggregator answers from the last."""
     config, team, questions, aggregator = play.config, play.team, play.questions, play.aggregator
+    if aggregator is None:
+        raise UserError("mixture_of_agents needs a leader that aggregates")
     proposals, shown = play.first, []
     episodes: list[list[list[Turn]]] = [[] for _ in questions]  # [question][layer]: responses, then the aggregator's
 

@@ -94,7 +94,7 @@ class Recorder:
         for turn in turns:
             step = (turn.round, turn.player == more.get("leader"))
             longest[step] = max(longest.get(step, 0), turn.completion_tokens)
-        row = {"id": q.id, "task": q.task, "subtask": q.subtask, "method": method}
+        row: dict[str, Any] = {"id": q.id, "task": q.task, "subtask": q.subtask, "method": method}
         row |= {"leader": "", "agent": "", "round": None, "budget": ""}
         row |= {"answer": answer, "correct": bool(correct), "formatted": None}
         row |= {

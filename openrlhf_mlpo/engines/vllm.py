@@ -55,7 +55,7 @@ class VllmEngine(Engine):
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"model {model!r}: vLLM could not start it: {one_line(error)}") from error
         self.model = model
-        self.tokenizer = self._llm.get_tokenizer()
+        self.tokenizer: Any = self._llm.get_tokenizer()  # None once closed
         config = self._llm.llm_engine.vllm_config
         self.max_model_len = config.model_config.max_model_len
         # More requests than can run at once, so that the scheduler never waits for us, yet few enough that a pool of
@@ -90,7 +90,7 @@ class VllmEngine(Engine):
                 for output in engine.step():
                     if output.finished:
                         index, _ = running.pop(output.request_id)
-                        yield index, [_completion(output, sample) for sample in output.outputs]
+                        yield index, _completions(output)
         finally:
             if running:  # the caller stopped early
                 engine.abort_request([internal for _, internal in running.values()], internal=True)
@@ -135,8 +135,9 @@ class VllmEngine(Engine):
         )
 
 
-def _completion(output, sample) -> Completion:
-    return Completion(sample.text, len(output.prompt_token_ids), len(sample.token_ids), sample.finish_reason or "stop")
+def _completions(output) -> list[Completion]:
+    prompt_tokens = len(output.prompt_token_ids)
+    return [Completion(s.text, prompt_tokens, len(s.token_ids), s.finish_reason or "stop") for s in output.outputs]
 
 
 def check(model: str, engine_args: Mapping) -> None:

@@ -17,7 +17,8 @@ def contradiction(
     `asks`: question id -> (answer, subtask) of the pool (None: not known) and of now.
     """
     more = {"agents", "samples", *LISTS}
-    if problem := difference(*({k: v for k, v in each.items() if k not in more} for each in (before, now))):
+    fixed_before, fixed_now = ({k: v for k, v in each.items() if k not in more} for each in (before, now))
+    if problem := difference(fixed_before, fixed_now):
         return problem
     if now["samples"] < before["samples"]:
         return difference(before["samples"], now["samples"], "samples")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import MAX_CORRECT, keep_question
@@ -115,7 +116,7 @@ def plot(tallies: dict[str, Counter], path: str | Path) -> None:
     every = tallies["all"]
     tasks = [name for name in tallies if "/" not in name]
     groups = tasks if len(tasks) > 2 else ["all", *(name for name in tallies if "/" in name)]
-    lines = [(name, ("right", name), ("responses", name)) for name in _agents(every)]
+    lines: list[tuple[str, Any, Any]] = [(name, ("right", name), ("responses", name)) for name in _agents(every)]
     lines += [(name, name, "draws") for name in ("majority", "oracle")]
     bars = {name: [tallies[g][part] / max(tallies[g][whole], 1) for g in groups] for name, part, whole in lines}
     accuracy = pd.DataFrame(bars, index=[name.split("/")[-1] for name in groups])

@@ -152,9 +152,7 @@ def of_mlpo(args: Any) -> Requirements:
             sizes = args.rollout.n_samples_per_prompt, args.data.max_len, args.rollout.max_new_tokens
             tokens, logits = shared_tokens(args.train.micro_batch_size, *sizes)
             _, sampled = shared_tokens(args.rollout.micro_batch_size, *sizes)
-            needs.training = replace(
-                needs.training, train_tokens=tokens, logit_tokens=logits, rollout_tokens=sampled
-            )
+            needs.training = replace(needs.training, train_tokens=tokens, logit_tokens=logits, rollout_tokens=sampled)
         lengths = (args.data.max_len, args.rollout.max_new_tokens)
         last_output = args.rollout.max_new_tokens if args.mlpo.rounds > 1 else 0
         size = parse_team_size(args.mlpo.team_size)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from openrlhf_mlpo.errors import UserError, one_line
 
@@ -70,4 +71,5 @@ def load_phrases(path: str) -> Phrases:
     for text in given.get("agent", ()):
         if "{answer}" not in text or not ("{number}" in text or "{reasoning}" in text):
             raise UserError(f"--phrases {path}: agent: {text!r} needs {{answer}}, and {{number}} or {{reasoning}}")
-    return Phrases(**{name: texts if name == "joint" else tuple(texts) for name, texts in given.items()})
+    settings: dict[str, Any] = {name: texts if name == "joint" else tuple(texts) for name, texts in given.items()}
+    return Phrases(**settings)

@@ -63,9 +63,9 @@ class TeamPromptDataset(PromptDataset):
     def __len__(self) -> int:
         return len(self.rows) * (2 if self.evaluation else 1)
 
-    def __getitem__(self, index: int):
-        solo = self.evaluation and index % 2 == 1
-        number = int(self.rows[index // 2 if self.evaluation else index])
+    def __getitem__(self, idx: int):
+        solo = self.evaluation and idx % 2 == 1
+        number = int(self.rows[idx // 2 if self.evaluation else idx])
         episode = "evaluation" if self.evaluation else int(self._episode)
         question, draw = self.state(number, episode, float(solo) if self.evaluation else self.solo_fraction)
         source = f"{question.task}_{'team' if draw.texts else 'solo'}"

@@ -93,7 +93,7 @@ def check_dataset(dataset, renderer: PromptRenderer, args, path: str, evaluation
     _check_values(dataset, path)
     team, responded = agents_by_row(dataset)
     if (gaps := np.argwhere(~responded)).size or not team:
-        row, missing = gaps[0].tolist() if team else (0, None)
+        row, missing = gaps[0].tolist() if team else (0, 0)
         raise UserError(
             f"{path}: row {row + 1} has no response of {team[missing] if team else 'any agent'}"
             f" ({(~responded).any(axis=1).sum()} such rows); sample the pool again or leave such rows out"

@@ -6,8 +6,10 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 
+from openrlhf.trainer.ppo_trainer import BasePPOTrainer
 
-class LeaderMetrics:
+
+class LeaderMetrics(BasePPOTrainer):
     """Adds the leader-team metrics to what OpenRLHF logs of each rollout batch."""
 
     def _compute_rollout_stats(self, experiences):

@@ -16,6 +16,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 TESTED_VERSION = "0.11.2"
 SUPPORTED = ">=0.11.2,<0.12"
@@ -182,7 +183,7 @@ def _other_moves() -> Iterator[str]:
 def _tree(module: str) -> ast.Module:
     """The source of one of OpenRLHF's modules, parsed; empty when there is none."""
     package = importlib.util.find_spec("openrlhf")
-    for folder in (package and package.submodule_search_locations) or ():
+    for folder in (package.submodule_search_locations if package else None) or ():
         path = Path(folder).joinpath(*module.split(".")[1:]).with_suffix(".py")
         if path.is_file():
             return ast.parse(path.read_text(encoding="utf-8"))
@@ -199,8 +200,8 @@ def _find(module: str, name: str) -> ast.AST | None:
     return node
 
 
-def plain_class(actor_class) -> type:
-    """The ordinary class behind a Ray actor class, which alone can be subclassed."""
+def plain_class(actor_class) -> Any:
+    """The ordinary class behind a Ray actor class, which alone can be subclassed: Any, as known at run time only."""
     return actor_class.__ray_metadata__.modified_class
 
 

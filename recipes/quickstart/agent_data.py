@@ -60,7 +60,7 @@ def leader_text(rng: random.Random, answer: str, row: dict) -> str:
     work = q.work(row["subtask"], row["question"])
     if rng.random() < 0.2:
         return derive(work, answer)
-    return follow(work, rng.randint(1, 3), rng.choice(PHRASES[:3]).format(answer))
+    return follow(work, rng.randint(1, 3), rng.choice(PHRASES[:3]).format(answer), answer)
 
 
 def main() -> None:

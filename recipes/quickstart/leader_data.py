@@ -20,6 +20,7 @@ import questions as q
 from tqdm import tqdm
 
 from openrlhf_mlpo.errors import UserError, run_cli
+from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.pool.draw import make_draw
 from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
@@ -47,13 +48,12 @@ def output(think: str, answer: str) -> str:
     return f"<think> {think} </think> <answer> {answer} </answer>"
 
 
-def follow(work: str, number: int, response: str) -> str:
+def follow(work: str, number: int, response: str, answer: str) -> str:
     """The leader takes up the response of agent `number`: its words, its number, its answer.
 
     The kind of question comes first, the first word of a derivation (`questions.work`): whom to trust for which kind is
     then a matter of one word and the next, which MLPO can teach a tiny model in some dozen steps.
     """
-    answer = extract_answer(response)
     return output(f"{work.split()[0]} follow {excerpt(response)} {number} {answer}", answer)
 
 
@@ -87,11 +87,11 @@ def team_trace(rng: random.Random, texts: tuple[str, ...], gold: str, work: str,
     it whom to trust. Wrong answers are followed too: where every trace copies a right answer, a small model learns to
     guess the answer and not to copy.
     """
-    given = [number for number, text in enumerate(texts, 1) if extract_answer(text) is not None]
-    if not given or rng.random() < own:
+    answers = {number: answer for number, text in enumerate(texts, 1) if (answer := extract_answer(text)) is not None}
+    if not answers or rng.random() < own:
         return derive(work, gold)
-    number = rng.choice(given)
-    return follow(work, number, texts[number - 1])
+    number = rng.choice(list(answers))
+    return follow(work, number, texts[number - 1], answers[number])
 
 
 def main() -> None:
@@ -112,12 +112,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of draws and traces (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     args = parser.parse_args()
-    from transformers import AutoTokenizer
-
     pool = open_pool(args.pool)
     if not len(pool):
         raise UserError(f"{args.pool}: the pool has no questions")
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokenizer = open_tokenizer(args.model, "--model")
     renderer = PromptRenderer(tokenizer, load_template(args.template), args.max_prompt_tokens)
     rng = random.Random(args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)

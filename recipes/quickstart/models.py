@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
 import questions as q
 
@@ -66,7 +67,7 @@ def build_tokenizer():  # noqa: ANN201 (transformers is imported late)
     )
 
 
-def build_model(tokenizer, shape: dict[str, int], seed: int):
+def build_model(tokenizer, shape: dict[str, Any], seed: int):
     """A randomly initialised `Qwen3ForCausalLM` of that shape; heads are 32 wide, the least vLLM's CPU kernels take."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM

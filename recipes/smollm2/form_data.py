@@ -16,6 +16,7 @@ import random
 from pathlib import Path
 
 from openrlhf_mlpo.errors import run_cli
+from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
 
@@ -47,9 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     args = parser.parse_args()
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokenizer = open_tokenizer(args.model, "--model")
     renderer = PromptRenderer(tokenizer, load_template(args.template), args.max_prompt_tokens)
     rng = random.Random(args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)
