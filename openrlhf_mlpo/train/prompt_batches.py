@@ -94,10 +94,10 @@ class PromptReplayBuffer(NaiveReplayBuffer):
     def __len__(self) -> int:
         return super().__len__() if self.dynamic_batch else len(self.items) // self.unit
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, idx: int):
         if self.dynamic_batch:
-            return super().__getitem__(index)
-        return self.items[index * self.unit : (index + 1) * self.unit]
+            return super().__getitem__(idx)
+        return self.items[idx * self.unit : (idx + 1) * self.unit]
 
     def collate_fn(self, batch) -> Experience:
         return super().collate_fn(batch if self.dynamic_batch else list(chain.from_iterable(batch)))

@@ -176,22 +176,15 @@ class SharedPromptActor(Actor):
         super().__init__(pretrain_or_model, attn_implementation=attention, packing_samples=False, **kwargs)
         self.flex = attention == "flex_attention"
 
-    def forward(
-        self, sequences, action_mask=None, attention_mask=None, return_output=False, return_entropy=False, **kwargs
-    ):
+    def forward(self, sequences, action_mask=None, attention_mask=None, return_output=False, **kwargs):
         """Log-probabilities (B, A) of actions, 0 elsewhere; with `return_output` also the model's output.
 
-        `sequences`, `attention_mask`: (B, T); `action_mask`: (B, A). With `return_entropy` the output has `entropy`,
-        (B, T - 1), 0 outside of outputs. Its logits, (1, K, words), are those of the outputs' tokens only.
+        `sequences`, `attention_mask`: (B, T); `action_mask`: (B, A). With `return_entropy=True` the output has
+        `entropy`, (B, T - 1), 0 outside of outputs. Its logits, (1, K, words), are those of the outputs' tokens only.
         """
         if action_mask is None:
-            return super().forward(
-                sequences,
-                attention_mask=attention_mask,
-                return_output=return_output,
-                return_entropy=return_entropy,
-                **kwargs,
-            )
+            return super().forward(sequences, attention_mask=attention_mask, return_output=return_output, **kwargs)
+        assert attention_mask is not None, "OpenRLHF gives both masks or none"
         rows = lay_out(sequences, attention_mask, action_mask).to(sequences.device)
         output = self.model(
             rows.tokens[None],
@@ -207,7 +200,7 @@ class SharedPromptActor(Actor):
             table = values.new_zeros(len(sequences), sequences.shape[1] - 1)
             return table.index_put((rows.sample, rows.column), values[0])
 
-        if return_entropy:
+        if kwargs.get("return_entropy"):
             output.entropy = spread(compute_entropy(logits))
         log_probs = spread(log_probs_from_logits(logits, rows.labels[None]))
         log_probs = log_probs[:, -action_mask.shape[1] :] * action_mask.float()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from typing import Any
 
 import openrlhf.trainer.ppo_trainer as ppo_trainer
 import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
@@ -42,7 +43,8 @@ class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
         if self.args.train.dynamic_batch_enable:
             # OpenRLHF lets DeepSpeed take each micro batch for a step: ZeRO 1 and 2 then keep the last one only.
-            self.actor.model.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
+            engine: Any = self.actor.model
+            engine.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
         if self.args.mlpo.loss_norm == "constant":
             if loss_batch_info is None:  # OpenRLHF computes it inside training_step with dynamic batches
                 loss_batch_info = get_loss_batch_info(

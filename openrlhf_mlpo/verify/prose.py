@@ -24,7 +24,7 @@ _LETTER_UNITS = "mgLlshNJWVAKCF"
 _SHORT_WORDS = set("of to in is it we he an at by on or so be as no do us my up if go me oh ok pm".split())
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}  # powers of ten
 _PART_NAMES = "half third quarter fourth fifth sixth seventh eighth ninth tenth".split()
-_PARTS = dict(zip(_PART_NAMES, (2, 3, 4, 4, 5, 6, 7, 8, 9, 10)))
+_PARTS: dict[str, int] = dict(zip(_PART_NAMES, (2, 3, 4, 4, 5, 6, 7, 8, 9, 10)))
 _NUMBER_WORDS = set(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety".split()

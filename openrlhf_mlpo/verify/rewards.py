@@ -42,10 +42,9 @@ def reward(
     back, lists of floats for any other number. "undecided" is 1 where math-verify reached its limits, which scores 0.
     Never raises.
     """
-    if isinstance(queries, str):
-        queries, prompts, labels = [queries], [prompts], [labels]
-    samples = [_score(*sample, task) for sample in zip(queries, prompts, labels, strict=False)]
-    samples += [(0.0, 0.0, 0.0)] * (len(queries) - len(samples))
+    batch: Any = ([queries], [prompts], [labels]) if isinstance(queries, str) else (queries, prompts, labels)
+    samples = [_score(*sample, task) for sample in zip(*batch, strict=False)]
+    samples += [(0.0, 0.0, 0.0)] * (len(batch[0]) - len(samples))
     w_accuracy, w_format = _weight("MLPO_ACCURACY_WEIGHT", 1.0), _weight("MLPO_FORMAT_WEIGHT", 0.0)
     rewards: Any = [w_accuracy * accuracy + w_format * formatted for accuracy, formatted, _ in samples]
     columns: list[Any] = [list(column) for column in zip(*samples)] if samples else [[], [], []]
@@ -55,7 +54,7 @@ def reward(
             "extra_logs": dict(zip(("accuracy", "format", "undecided"), columns))}  # fmt: skip
 
 
-def _score(query: object, prompt: object, label: object, task: str | Judge | None) -> tuple[float, float, float]:
+def _score(query: object, prompt: object, label: object, task: Any) -> tuple[float, float, float]:
     """(accuracy, format, undecided) of one sample."""
     try:
         if not isinstance(query, str) or not isinstance(prompt, str):

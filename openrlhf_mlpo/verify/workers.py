@@ -27,6 +27,7 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class _Worker:
     """One worker process, used by one thread at a time; started when first asked, replaced when it is gone."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Any = None  # a Popen whose pipes are there, which its type does not know
         self.unread = b""
         self.requests = 0
 
@@ -94,9 +95,11 @@ class _Worker:
 
     def _read_line(self) -> bytes:
         pipe = self.process.stdout.fileno()
+        poll = select.poll()  # `select` takes no file descriptor above 1,023, and Ray's processes have many
+        poll.register(pipe, select.POLLIN)
         used, since = -1.0, time.monotonic()
         while b"\n" not in self.unread:
-            if select.select([pipe], [], [], STUCK / 4)[0]:
+            if poll.poll(1000 * STUCK / 4):
                 chunk = os.read(pipe, 65536)
                 if not chunk:
                     self.stop()
