@@ -23,7 +23,7 @@ from openrlhf.utils.loss_utils import get_loss_batch_info
 from openrlhf_mlpo.train import seams
 from openrlhf_mlpo.train.dataset import TeamPromptDataset
 from openrlhf_mlpo.train.lora import merged_actor
-from openrlhf_mlpo.train.rounds import LaterRounds, State, label_of, open_team, round_counts
+from openrlhf_mlpo.train.rounds import LaterRounds, State, label_of, open_team, round_counts, steps_of_all_rounds
 
 
 class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
@@ -198,7 +198,14 @@ def _add_round(values: dict[str, list[float]], label: dict, accuracy: float) -> 
     values["agents_failed"].append(label["agents_failed"] / len(label["agents_right"]))
 
 
-class MLPOTrainer(_LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
+class _Schedule:
+    """Tells the learning-rate schedule that with rounds an episode holds more groups than prompts."""
+
+    def get_max_steps(self):
+        return steps_of_all_rounds(super().get_max_steps(), self.args)
+
+
+class MLPOTrainer(_LeaderMetrics, _Schedule, seams.plain_class(ppo_trainer.PPOTrainer)):
     """OpenRLHF's synchronous trainer on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
@@ -211,7 +218,7 @@ class MLPOTrainer(_LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
         return states
 
 
-class MLPOGenerateSamplesActor(seams.plain_class(ppo_trainer_async.GenerateSamplesActor)):
+class MLPOGenerateSamplesActor(_Schedule, seams.plain_class(ppo_trainer_async.GenerateSamplesActor)):
     """OpenRLHF's asynchronous rollout side on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
