@@ -98,7 +98,8 @@ def test_killed_in_the_middle_of_a_round_it_goes_on_with_the_same_prompts_and_st
     assert pairs(prompts_seen(places, "killed", before)) == pairs(seen[16:])
     # What ann and bob had answered was not asked again.
     assert len(kept(places, "killed")) == 4 * 4 * 3
-    assert Counter(name for name, *_ in asked(places, "killed")) == {"ann": 16, "bob": 16, "cyd": 20}
+    times = Counter(name for name, *_ in asked(places, "killed"))
+    assert times["ann"] == times["bob"] == 16 < times["cyd"]
 
 
 def test_a_team_that_fails_stops_the_run_with_its_name_and_the_run_goes_on_later(places):

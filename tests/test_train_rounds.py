@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -193,13 +194,17 @@ class Inner:
     def fit(self):
         raise UserError("--mlpo.team: agent bob; his server is gone")
 
+    def wait_for_samples(self):
+        time.sleep(300)
+
 
 @ray.remote
 class Outer:
-    """As OpenRLHF's asynchronous trainer waits for the actor that generates."""
+    """As OpenRLHF's asynchronous trainer waits for the two actors that train and generate."""
 
     def fit(self):
-        return ray.get(Inner.remote().fit.remote())
+        sides = [Inner.remote(), Inner.remote()]
+        return ray.get([sides[0].wait_for_samples.remote(), sides[1].fit.remote()])
 
 
 @pytest.mark.parametrize("actor", [Inner, Outer])
