@@ -1,4 +1,5 @@
-"""Rows of files: JSON Lines, JSON and Parquet, packed or not, each with its place for error messages."""
+"""Rows of files (JSON Lines, JSON and Parquet, packed or not), each with its place for error messages; files written
+whole."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError, one_line
+from openrlhf_mlpo.text import readable
 
 Rows = Iterator[tuple[str, dict]]  # (place, row)
 
@@ -95,3 +98,18 @@ def _read_parquet(path: Path) -> Rows:
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write a file under another name, then rename it: a kill leaves the old file or the new one, never half of one.
+
+    Raises UserError when it cannot be written. Lone surrogates are replaced.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(map(readable, lines))
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None

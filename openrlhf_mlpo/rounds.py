@@ -8,7 +8,6 @@ and time, and eval/ says which are right.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,17 +49,6 @@ class Round:
 
 # (prompts, n, seed) -> per prompt, n completions with the fields of `engines.Completion`; and the wall seconds it took.
 Generate = Callable[[Sequence[Prompt], int, int], tuple[list[list[Any]], float]]
-
-
-def timed(engine, sampling) -> Generate:
-    """An engine of `openrlhf_mlpo.engines` as the `Generate` of a `Player`."""
-
-    def generate(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[list[list[Any]], float]:
-        start = time.perf_counter()
-        completions = engine.generate(list(prompts), n=n, seed=seed, sampling=sampling)
-        return completions, time.perf_counter() - start
-
-    return generate
 
 
 @dataclass

@@ -96,7 +96,8 @@ RUNTIME_ENV=${RUNTIME_ENV:-"{\"env_vars\": {\"OPENRLHF_MLPO_CPU\": \"$OPENRLHF_M
 
 key_names() { # environment variables that are set and hold a key: the usual ones, KEYS, and those that the team names
   local name team=()
-  [[ ! -f $TEAM ]] || mapfile -t team < <(sed -n "s/.*api_key_env: *[\"']\{0,1\}\([A-Za-z_][A-Za-z0-9_]*\).*/\1/p" "$TEAM")
+  mapfile -t team < <(cat "$TEAM" "${TEAM_ENDPOINTS:-/dev/null}" 2>/dev/null |
+    sed -n "s/.*api_key_env: *[\"']\{0,1\}\([A-Za-z_][A-Za-z0-9_]*\).*/\1/p")
   for name in OPENAI_API_KEY HF_TOKEN WANDB_API_KEY ${KEYS-} "${team[@]}"; do
     [[ -z ${!name-} ]] || echo "$name"
   done | sort -u

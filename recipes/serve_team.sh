@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Serve the agents of a team file, one `vllm serve` each on GPUs of its own, and write the team file that asks them.
 #
-#   TEAM=recipes/team_paper.yaml SERVE_GPUS="4 5 6" bash recipes/serve_team.sh          # until Ctrl-C
-#   SERVE_GPUS="4,5 6,7 3" bash recipes/serve_team.sh --dry-run                         # the commands alone
-#   TASK=math ROUNDS=2 TEAM_ENDPOINTS=runs/team_endpoints.yaml GPUS=4 bash recipes/train_mlpo.sh       # meanwhile
+#   SERVE_GPUS="4 5 6" bash recipes/serve_team.sh                          # until Ctrl-C
+#   SERVE_GPUS="4,5 6,7 3" bash recipes/serve_team.sh --dry-run            # the commands, judged by vLLM's own parser
+#   CUDA_VISIBLE_DEVICES=0,1,2,3 ray start --head                          # meanwhile, on the other GPUs
+#   TASK=math ROUNDS=2 TEAM_ENDPOINTS=runs/team_endpoints.yaml GPUS=4 bash recipes/train_mlpo.sh
 #
 # Agents get the groups of SERVE_GPUS in the order of the team file; a group's GPUs work together (tensor parallelism).
 #
@@ -13,6 +14,8 @@
 # Deviations from the paper (arXiv 2507.08960): none; it does not say how its team was served.
 #
 # Hardware: for the paper's team a GPU with 24 GB or more for each agent. Start-up: a minute or two a model.
+#
+# Deviations from the paper (arXiv 2507.08960): it has no team in training, so none is served there.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
@@ -26,6 +29,7 @@ echo "$commands"
 [[ -z $DRY_RUN ]] || exit 0
 
 trap 'kill 0' EXIT INT TERM
-while read -r command; do bash -c "$command" & done <<<"$commands"
+while read -r command; do bash -c "$command" </dev/null & done <<<"$commands"
 echo "$TEAM_ENDPOINTS asks these servers; Ctrl-C ends them"
-wait -n || fail "a server ended; its own words stand above"
+wait -n || true
+fail "a server ended; its own words stand above"

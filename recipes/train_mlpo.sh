@@ -14,10 +14,14 @@
 #              ZeRO-2; they are merged into OUT/mlpo/model in the end
 # Several nodes: NODES=2 (recipes/slurm.sh starts Ray on them).
 #
+# ROUNDS=2 or more trains on later rounds too: the team revises meanwhile, behind the endpoints of TEAM_ENDPOINTS (a team
+# file, such as recipes/serve_team.sh writes), else as TEAM says, on GPUs of this Ray cluster beside those of GPUS. Prompts
+# may then be NEW_TOKENS longer. LATER_SHARE and CARRY: see --mlpo.later_share and --mlpo.carry.
+#
 # Settings (environment): TASK, LEADER_0=OUT/leader_0 (OUT from recipes/sft.sh), NAME=mlpo, SOLO_FRACTION=0.1, LR=1e-6,
 # EPISODES (recipes/tasks), ROLLOUT_PROMPTS=64, GROUP=8, KL=0, REWARD=reward_fns/auto_reward.py
 # (a file, or addresses of reward servers with commas between them), MLPO_FORMAT_WEIGHT=0, OUT, NODES, GPUS, SEED,
-# MAX_LEN, NEW_TOKENS. Stopped, the same command goes on from the last checkpoint.
+# MAX_LEN, NEW_TOKENS, TEAM, ROUNDS=1, TEAM_ENDPOINTS, LATER_SHARE, CARRY. Stopped, the same command goes on from the last checkpoint.
 #
 # Watch: mlpo/accuracy_team, mlpo/accuracy_solo and mlpo/overrides_wrong_majority rise.
 #
@@ -36,9 +40,15 @@ set -euo pipefail
 NAME=${NAME:-mlpo}
 SOLO_FRACTION=${SOLO_FRACTION:-0.1}
 LEADER_0=$(path "${LEADER_0:-$OUT/leader_0}")
-GROUP=${GROUP:-8} ROLLOUT_PROMPTS=${ROLLOUT_PROMPTS:-64}
+GROUP=${GROUP:-8} ROLLOUT_PROMPTS=${ROLLOUT_PROMPTS:-64} ROUNDS=${ROUNDS:-1}
 
 MLPO=(--mlpo.pool "$OUT/pool" --mlpo.solo_fraction "$SOLO_FRACTION" --mlpo.drop_correct 0.75 --mlpo.loss_norm constant)
+if [[ $ROUNDS != 1 ]]; then
+  MLPO+=(--mlpo.rounds "$ROUNDS" --mlpo.team "$(realpath -m "${TEAM_ENDPOINTS:-$TEAM}")")
+  MAX_LEN=$CONTEXT # as in the evaluation: a prompt of a later round holds the leader's last output too
+fi
+[[ -z ${LATER_SHARE-} ]] || MLPO+=(--mlpo.later_share "$LATER_SHARE")
+[[ -z ${CARRY-} ]] || MLPO+=(--mlpo.carry "$CARRY")
 MODEL=(--actor.model_name_or_path "$LEADER_0" --reward.remote_url "$REWARD" --actor.gradient_checkpointing_enable)
 LENGTHS=(--data.max_len "$MAX_LEN" --rollout.max_new_tokens "$NEW_TOKENS")
 ROLLOUT=(--rollout.batch_size "$ROLLOUT_PROMPTS" --rollout.n_samples_per_prompt "$GROUP" --rollout.micro_batch_size 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,51 @@ def test_more_draws_and_samples_ask_only_for_those(pool, model, tmp_path):
     build_sft.main(command(pool, model, tmp_path / "b", "--draws", "2", "--samples", "7"))
     assert asked == len(CALLS) - begun - asked
     assert (tmp_path / "a" / "train.jsonl").read_bytes() == (tmp_path / "b" / "train.jsonl").read_bytes()
+
+
+REVISED = []
+
+
+def reviser(messages: list[dict], *, seed: int, sampling) -> str:
+    """An agent that says what it was told: its own last response and the leader's output are in its prompt."""
+    REVISED.append(messages[-1]["content"])
+    return f"now {len(REVISED)} <answer> {random.Random(seed).choice(('True', 'False'))} </answer>"
+
+
+def team_file(folder: Path, *names: str) -> str:
+    agents = [{"name": name, "engine": "callable", "model": f"{__name__}:reviser"} for name in names]
+    (folder / "team.yaml").write_text(json.dumps({"agents": agents}))
+    return str(folder / "team.yaml")
+
+
+def test_with_a_team_later_rounds_show_its_revisions(pool, model, tmp_path):
+    """Each agent saw its own response of the first prompt and the leader's output to it; what it answered stands in
+    the later prompt, in the place where its response stood, and is judged."""
+    begun, more = len(REVISED), ("--team", team_file(tmp_path, "ann", "bob", "cyd"), "--later_fraction", "0.7")
+    build_sft.main(command(pool, model, tmp_path / "a", *more))
+    first = {row["id"]: row for row in open_pool(tmp_path / "a/outputs/first_round")}
+    revised = [row["responses"] for row in open_pool(tmp_path / "a/outputs/revised")]
+    later = [row["question"] for row in open_pool(tmp_path / "a/outputs/later_round")]
+    assert len(REVISED) - begun == 3 * len(revised) and len(later) == len(revised) > 10
+    assert not any(" says " in prompt for prompt in later)
+    outputs = {row["responses"][0]["text"].replace("<", "[").replace(">", "]") for row in first.values()}
+    for prompt, responses in zip(later, revised):
+        assert all(response["text"].partition(" <")[0] in prompt for response in responses)
+        assert any(" ".join(output.split()) in " ".join(prompt.split()) for output in outputs)
+    for name, content in zip(("ann", "bob", "cyd"), REVISED[begun :: len(revised)]):
+        assert f"{name} says" in content and "I think" in content
+    rows = [row for row in rows_of(tmp_path / "a") if row["later_round"]]
+    right = {r["text"].partition(" <")[0]: r["correct"] for responses in revised for r in responses}
+    for row in rows:
+        assert row["agents_correct"] == sum(right[text] for text in re.findall(r"now \d+", row["input"]))
+    again = len(REVISED)
+    build_sft.main(command(pool, model, tmp_path / "a", *more))
+    assert len(REVISED) == again, "what is stored is not asked again"
+
+
+def test_a_team_that_is_not_the_pools_is_refused(pool, model, tmp_path):
+    with pytest.raises(UserError, match="team.yaml has no agent 'cyd', whose responses .* holds"):
+        build_sft.main(command(pool, model, tmp_path / "out", "--team", team_file(tmp_path, "ann", "bob", "dan")))
 
 
 def test_changed_settings_are_refused(built, pool, model):

@@ -132,6 +132,24 @@ def test_agents_beyond_their_context(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_team_that_revises_takes_gpus_of_its_own(tmp_path):
+    """Agents with engines on this cluster are counted, those behind endpoints are not, and the servers alone are."""
+    text = (ROOT / "recipes/team_paper.yaml").read_text()
+    (tmp_path / "small.yaml").write_text(text.replace("actors: 8", "actors: 2"))
+    assert "needs 14 GPUs, there are 8" in texts(
+        findings("train_mlpo.sh", ROUNDS="2", TEAM=str(tmp_path / "small.yaml")), FATAL
+    )
+    served = "agents: [{name: far, model: m, engine: openai, engine_args: {base_url: 'http://127.0.0.1:1/v1'}}]"
+    (tmp_path / "served.yaml").write_text(served)
+    found = findings("train_mlpo.sh", ROUNDS="2", TEAM_ENDPOINTS=str(tmp_path / "served.yaml"))
+    assert not texts(found, FATAL)
+    assert "last output of 2048 take 9216 of a prompt's 10240" in texts(found, OK)
+    servers = findings("serve_team.sh", Machine(3, 24 * GIB), SERVE_GPUS="0,1,2,3 4 5")
+    assert "the server of Qwen/Qwen2.5-7B-Instruct: needs 4 GPUs, there are 3" in texts(servers, FATAL)
+    assert "an engine for the server of google/gemma-2-9b-it" in texts(servers, OK) + texts(servers, WARNING)
+
+
+@pytest.mark.slow
 def test_a_pool_that_is_there_is_measured(tmp_path):
     make_pool(tmp_path / "pool")
     text = texts(findings("train_mlpo.sh", OUT=str(tmp_path)), OK)

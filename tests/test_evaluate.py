@@ -17,7 +17,7 @@ import pytest
 
 from eval.evaluate import evaluate, main
 from eval.options import check, parse_args
-from eval.play.calls import Models, write_whole
+from eval.play.calls import Models
 from eval.play.methods import METHODS, Config, run_methods
 from eval.play.players import Players
 from eval.play.pools import read_pool
@@ -25,6 +25,7 @@ from eval.play.recorder import vote
 from eval.play.state import deepest
 from openrlhf_mlpo.engines import Completion, Sampling
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.files import write_whole
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.questions import Question

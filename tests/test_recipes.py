@@ -46,6 +46,8 @@ OWN = {"TASK": "exact", "TRAIN_DATA": "mine.jsonl", "COLUMNS": "question=prompt,
 
 
 def settings_of(name: str) -> list[dict]:
+    if name == "serve_team.sh":
+        return [{}, {"SERVE_GPUS": "4,5 6,7 3"}]
     every = [OWN if task == "exact" else {"TASK": task} for task in TASKS]
     if name in ("train_mlpo.sh", "train_grpo.sh"):
         every += [{"VARIANT": variant} for variant in VARIANTS]
@@ -53,6 +55,8 @@ def settings_of(name: str) -> list[dict]:
             {"NODES": "2", "VARIANT": "async"},
             {"KL": "1e-3"},
             {"GPUS": "4", "VARIANT": "separate", "KL": "1e-3"},
+            {"ROUNDS": "2"},
+            {"ROUNDS": "3", "TEAM_ENDPOINTS": "not/written/yet.yaml", "LATER_SHARE": "0.4", "CARRY": "sampled"},
             {"REWARD": "http://one:8000/get_reward,http://two:8000/get_reward"},
         ]
     return every
@@ -121,6 +125,9 @@ BROKEN = [
     ("sft.sh", {}, "--train.batch_size 64", "--train.batch_size 60", "must be a multiple"),
     ("build_sft.sh", {}, "--samples 8", "--sampels 8", "--sampels"),
     ("build_sft.sh", {}, "max_model_len", "max_model_length", "--engine_args: "),
+    ("train_mlpo.sh", {"ROUNDS": "2"}, "--mlpo.rounds 2", "--mlpo.rounds 0", "--mlpo.rounds must be at least 1"),
+    ("serve_team.sh", {}, "--max-model-len", "--max-modellen", "vllm: unrecognized arguments: --max-modellen"),
+    ("serve_team.sh", {}, "--port 8100", "--port x", "vllm: argument --port"),
     ("sample_team.sh", {}, "--task math", "--task maths", "maths"),
     ("evaluate.sh", {"GRPO_ENGINE": '{"actors": "two"}'}, "--rounds 5", "--rounds 5", "actors must be a whole number"),
     ("evaluate.sh", {"GRPO_ENGINE": "{"}, "--rounds 5", "--rounds 5", "--engine_args {: not JSON"),
@@ -256,6 +263,26 @@ def test_settings_reach_the_commands(tmp_path):
     assert words[words.index("--max-questions") + 1] == "9"
     assert words[-1] == str(ROOT / "runs/a b/pool")
     assert str(tmp_path / "mine") in first("train_mlpo.sh", LEADER_0=str(tmp_path / "mine"))
+
+
+def test_rounds_and_the_team_reach_the_command():
+    assert "--mlpo.rounds" not in first("train_mlpo.sh", TEAM_ENDPOINTS="unused.yaml")
+    endpoints = {"TEAM_ENDPOINTS": "runs/served.yaml"}
+    words = shlex.split(first("train_mlpo.sh", ROUNDS="2", LATER_SHARE="0.4", CARRY="sampled", **endpoints))
+    given = dict(zip(words, words[1:]))
+    assert (given["--mlpo.rounds"], given["--mlpo.team"]) == ("2", str(ROOT / "runs/served.yaml"))
+    assert (given["--mlpo.later_share"], given["--mlpo.carry"]) == ("0.4", "sampled")
+    assert given["--data.max_len"] == "12288", "2,048 more for the last output"
+    assert f"--mlpo.team {ROOT}/recipes/team_paper.yaml" in first("train_mlpo.sh", ROUNDS="2")
+    assert "--mlpo.rounds" not in first("train_grpo.sh", ROUNDS="2", CARRY="sampled"), "no prompt has a team there"
+
+
+def test_served_agents_are_served_on_their_gpus():
+    lines = commands("serve_team.sh", SERVE_GPUS="4,5 6,7 3", SERVE_PORT="9000")
+    assert [line.split()[0] for line in lines] == [f"CUDA_VISIBLE_DEVICES={gpus}" for gpus in ("4,5", "6,7", "3")]
+    assert [shlex.split(line)[shlex.split(line).index("--port") + 1] for line in lines] == ["9000", "9001", "9002"]
+    few = recipe("serve_team.sh", SERVE_GPUS="0 1", DRY_RUN="print")
+    assert few.returncode == 2 and few.stderr.startswith("error: --gpus '0 1': 2 groups for the 3 agents")
 
 
 def test_rewards_columns_and_engines_reach_the_commands():

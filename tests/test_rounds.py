@@ -6,7 +6,7 @@ import pytest
 
 from openrlhf_mlpo.engines import Completion
 from openrlhf_mlpo.prompts.templates import load_template
-from openrlhf_mlpo.rounds import Player, leader_solo, leader_team, shown_order, team_answers, timed
+from openrlhf_mlpo.rounds import Player, leader_solo, leader_team, shown_order, team_answers
 from tests import fake_players as fake
 
 COMPACT, CHAT = load_template("compact"), load_template("chat")
@@ -159,17 +159,6 @@ def test_texts_that_fit_are_not_tokenized():
 def test_system_message_of_an_agent():
     agent = Player("ann", generate=None, system="Be brief.")
     assert agent.agent_prompt(CHAT, "q", None, None)[0] == {"role": "system", "content": "Be brief."}
-
-
-def test_engines_are_timed():
-    from openrlhf_mlpo.engines import Sampling
-
-    class Engine:
-        def generate(self, conversations, *, n, seed, sampling):
-            return [[Completion("hi", 1, 1)] * n for _ in conversations]
-
-    completions, seconds = timed(Engine(), Sampling())(["a", "b"], 2, 0)
-    assert [len(samples) for samples in completions] == [2, 2] and seconds >= 0
 
 
 @pytest.mark.parametrize(("prompt", "opened"), [("question <think>\n", "<think>\n"), ("question", ""), ([], "")])

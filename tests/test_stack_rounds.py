@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def _agent(name):
     def answer(messages, *, seed, sampling):
         with open(os.environ["TEAM_LOG"], "a") as log:
             log.write(json.dumps([name, messages[-1]["content"], seed]) + "\\n")
-        time.sleep(float(os.environ.get("TEAM_SLEEP", 0)))
+        if name == "cyd":
+            time.sleep(float(os.environ.get("CYD_SLEEPS", 0)))
         left = int(os.environ.get("TEAM_FAILS_AFTER", 10**9))
         if name == "bob" and sum(1 for _ in open(os.environ["TEAM_LOG"])) > left:
             raise RuntimeError("bob's server is gone")
@@ -38,8 +40,9 @@ ann, bob, cyd = map(_agent, ("ann", "bob", "cyd"))
 """
 # Nearly greedy, so that a repeated step gives the same outputs and with them the same states.
 FLAGS = (
-    "--mlpo.template compact --mlpo.rounds 2 --rollout.temperature 0.01 --ckpt.save_steps 1 --ckpt.max_num 9".split()
-)
+    "--mlpo.template compact --mlpo.drop_correct 2 --mlpo.rounds 2 --rollout.temperature 0.01 --ckpt.save_steps 1 "
+    "--ckpt.max_num 9"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,11 @@ def asked(places: Path, name: str) -> list[list]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
+def kept(places: Path, name: str) -> list[Path]:
+    """The files of the team's answers."""
+    return list((places / name / "ckpt" / "_team").glob("*.json"))
+
+
 def test_killed_in_the_middle_of_a_round_it_goes_on_with_the_same_prompts_and_states(places):
     """16 questions, 4 groups of round 0 and 4 of round 1 a step: 4 steps an episode."""
     whole = begin(places, "whole")
@@ -77,9 +85,9 @@ def test_killed_in_the_middle_of_a_round_it_goes_on_with_the_same_prompts_and_st
     seen = prompts_seen(places, "whole")
     assert len(seen) == 4 * 16 and len(asked(places, "whole")) == 4 * 4 * 3
 
-    killed = begin(places, "killed", TEAM_SLEEP="0.5")
-    # Step 2's team is being asked: its round 0 is answered, its round 1 is not.
-    wait_until(lambda: len(asked(places, "killed")) > 12 + 3, killed, places, "killed")
+    killed = begin(places, "killed", CYD_SLEEPS="2")
+    # In step 2 the leader has answered round 0, ann and bob have revised, and cyd has not.
+    wait_until(lambda: len(kept(places, "killed")) == 12 + 8, killed, places, "killed")
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert saved_step(places, "killed") == 1
@@ -88,13 +96,17 @@ def test_killed_in_the_middle_of_a_round_it_goes_on_with_the_same_prompts_and_st
     finish(resumed, places, "killed")
     # In each step all prompts of round 0 are rewarded first: compare by label's round, steps 2 to 4.
     assert pairs(prompts_seen(places, "killed", before)) == pairs(seen[16:])
+    # What ann and bob had answered was not asked again.
+    assert len(kept(places, "killed")) == 4 * 4 * 3
+    times = Counter(name for name, *_ in asked(places, "killed"))
+    assert times["ann"] == times["bob"] == 16 < times["cyd"]
 
 
 def test_a_team_that_fails_stops_the_run_with_its_name_and_the_run_goes_on_later(places):
     stopped = begin(places, "fails", TEAM_FAILS_AFTER="14")
-    assert wait(stopped) not in (0, None)
-    log = log_of(places, "fails")
-    assert "agent bob" in log and "bob's server is gone" in log and "--mlpo.team_failures" in log
+    assert wait(stopped) == 2
+    (line,) = [line for line in log_of(places, "fails").splitlines() if line.startswith("error: ")]
+    assert "agent bob" in line and "bob's server is gone" in line and "--mlpo.team_failures" in line
     assert saved_step(places, "fails") == 1
     finish(begin(places, "fails", "--ckpt.load_enable"), places, "fails")
     assert saved_step(places, "fails") == 4

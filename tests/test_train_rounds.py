@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -16,14 +17,14 @@ import ray  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from openrlhf_mlpo.engines import Completion  # noqa: E402
-from openrlhf_mlpo.errors import UserError  # noqa: E402
+from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 from openrlhf_mlpo.pool.format import open_pool  # noqa: E402
 from openrlhf_mlpo.prompts.templates import load_template  # noqa: E402
 from openrlhf_mlpo.rounds import Player  # noqa: E402
 from openrlhf_mlpo.train.dataset import TeamPromptDataset  # noqa: E402
 from openrlhf_mlpo.train.metrics import leader_metrics  # noqa: E402
 from openrlhf_mlpo.train.rounds import TrainingTeam, round_counts  # noqa: E402
-from openrlhf_mlpo.train.trainer import MLPOSamplesGenerator  # noqa: E402
+from openrlhf_mlpo.train.trainer import MLPOGenerateSamplesActor, MLPOSamplesGenerator, MLPOTrainer  # noqa: E402
 from tests.small import AGENTS, make_pool  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
@@ -166,6 +167,48 @@ def test_shares_by_round_add_up(groups, rounds, share, counts):
 def test_fewer_groups_than_rounds_are_refused():
     with pytest.raises(UserError, match="--mlpo.rounds 3 needs as many groups"):
         round_counts(2, 3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "generated", "steps"),
+    [(1, None, 100), (2, None, 200), (3, None, 200), (2, 7, 100 * 7 // 3)],
+)
+@pytest.mark.parametrize("trainer", [MLPOTrainer, MLPOGenerateSamplesActor])
+def test_the_schedule_counts_the_steps_of_all_rounds(trainer, rounds, generated, steps):
+    """Without rounds a batch of 8 prompts would be 8 groups; with them 4 prompts make 8 groups."""
+    made = object.__new__(trainer)
+    made.max_steps = 100
+    made.args = SimpleNamespace(
+        rollout=SimpleNamespace(batch_size=8, vllm_generate_batch_size=generated),
+        mlpo=SimpleNamespace(rounds=rounds, later_share=0.5),
+    )
+    assert made.get_max_steps() == steps
+
+
+@ray.remote
+class Inner:
+    def fit(self):
+        raise UserError("--mlpo.team: agent bob; his server is gone")
+
+    def wait_for_samples(self):
+        time.sleep(300)
+
+
+@ray.remote
+class Outer:
+    """As OpenRLHF's asynchronous trainer waits for the two actors that train and generate."""
+
+    def fit(self):
+        sides = [Inner.remote(), Inner.remote()]
+        return ray.get([sides[0].wait_for_samples.remote(), sides[1].fit.remote()])
+
+
+@pytest.mark.parametrize("actor", [Inner, Outer])
+def test_what_an_actor_refuses_is_one_line_in_the_driver(engine, actor, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_cli(lambda: ray.get(actor.remote().fit.remote()))
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: --mlpo.team: agent bob; his server is gone\n"
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])

@@ -8,26 +8,20 @@ methods share, is generated once.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from openrlhf_mlpo.engines import Completion, Outcomes, Sampling
+from openrlhf_mlpo.engines import Outcomes, Sampling
+from openrlhf_mlpo.engines.answers import Answers, Timed
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.rounds import Generate, Prompt
-from openrlhf_mlpo.text import readable
-
-FIELDS = [field.name for field in fields(Completion)]  # as stored, in this order; `dataclasses.astuple` is slow
-Answers = tuple[list[list[Completion]], float]  # [prompt][sample], and the seconds they took
 
 
 class Models:
@@ -39,16 +33,15 @@ class Models:
 
     def __init__(self, store: Path | None = None, *, max_engines: int = 0, batch: int = 2048, progress: bool = True):
         """`batch`: prompts sent to an engine in one call; what a kill can lose. `store` None: nothing is kept."""
-        self.store, self.max_engines, self.batch, self.progress = store, max_engines, batch, progress
+        self.max_engines, self.batch, self.progress = max_engines, batch, progress
         self._open: dict[str, Any] = {}
-        self.asked = self.reused = self.damaged = 0
+        self.asked = self.reused = 0
         self.outcomes: dict[str, Outcomes] = {}  # by player
         self._counted: set[str] = set()
-        if store is not None:
-            try:
-                store.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"--out {store.parent}: {error.strerror or error}") from None
+        try:
+            self.store = Answers(store)
+        except UserError as error:
+            raise UserError(f"--out {error}") from None
 
     def generate(
         self, name: str, make: Callable[[], Any], identity: dict, sampling: Sampling, *, kind: str = ""
@@ -60,27 +53,25 @@ class Models:
         """
         outcomes = self.outcomes.setdefault(name, Outcomes(name))
 
-        def ask(prompts: list[Prompt], n: int, seed: int) -> Answers:
+        def ask(prompts: list[Prompt], n: int, seed: int) -> Timed:
             engine = self._engine(json.dumps([kind, identity], sort_keys=True, default=str), make)
             with tqdm(total=len(prompts), desc=name, unit="prompt", disable=not self.progress, leave=False) as bar:
                 begun = time.perf_counter()
                 answers = engine.generate(prompts, n=n, seed=seed, sampling=sampling, on_done=lambda *_: bar.update())
                 return answers, time.perf_counter() - begun
 
-        def generate(prompts: Sequence[Prompt], n: int, seed: int) -> Answers:
+        def generate(prompts: Sequence[Prompt], n: int, seed: int) -> Timed:
             done, seconds = [], 0.0
             for start in range(0, len(prompts), self.batch):
                 chunk = list(prompts[start : start + self.batch])
-                asked = json.dumps([identity, asdict(sampling), n, seed, chunk], sort_keys=True, default=str)
-                request = hashlib.sha256(asked.encode()).hexdigest()[:32]
-                path = self.store and self.store / f"{request}.json"
-                answers = self._load(path, len(chunk), n)
+                request = self.store.key(identity, sampling, n, seed, chunk)
+                answers = self.store.load(request, len(chunk), n)
                 if answers:
                     self.reused += len(chunk) * n
                 else:
                     answers = ask(chunk, n, seed)
                     self.asked += len(chunk) * n
-                    self._save(path, name, answers)
+                    self.store.save(request, name, answers)
                 if request not in self._counted:  # several methods ask for round 0
                     self._counted.add(request)
                     outcomes.add(chain.from_iterable(answers[0]))
@@ -89,25 +80,6 @@ class Models:
             return done, seconds
 
         return generate
-
-    def _load(self, path: Path | None, prompts: int, n: int) -> Answers | None:
-        """Stored answers; None when there are none, or none that are whole."""
-        try:
-            if path is None or not path.exists():
-                return None
-            stored = json.loads(path.read_bytes())
-            answers = [[Completion(*fields) for fields in samples] for samples in stored["completions"]]
-            if [len(samples) for samples in answers] == [n] * prompts:
-                return answers, float(stored["seconds"])
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            pass  # whatever half a file, or another program's, leads to
-        self.damaged += 1
-        return None
-
-    def _save(self, path: Path | None, name: str, answers: Answers) -> None:
-        if path is not None:
-            completions = [[[getattr(c, name) for name in FIELDS] for c in samples] for samples in answers[0]]
-            write_whole(path, [json.dumps({"player": name, "seconds": answers[1], "completions": completions})])
 
     def _engine(self, key: str, make: Callable[[], Any]) -> Any:
         if key not in self._open:
@@ -127,9 +99,10 @@ class Models:
         """Print each player's empty responses with their reasons, damaged files, and how much was generated."""
         for outcomes in self.outcomes.values():
             outcomes.report()
-        if self.damaged:
-            print(f"note: {self.damaged} damaged files in {self.store} were not used: asked again", file=sys.stderr)
-        print(f"{self.asked} generations made, {self.reused} reused from {self.store}")
+        folder, damaged = self.store.folder, self.store.damaged
+        if damaged:
+            print(f"note: {damaged} damaged files in {folder} were not used: asked again", file=sys.stderr)
+        print(f"{self.asked} generations made, {self.reused} reused from {folder}")
 
     def close(self) -> None:
         """Close all engines; safe to call twice."""
@@ -141,18 +114,3 @@ class Models:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write a file under another name, then rename it: a kill leaves the old file or the new one, never half of one.
-
-    Raises UserError when it cannot be written. Lone surrogates are replaced.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            file.writelines(map(readable, lines))
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -28,7 +28,7 @@ from openrlhf_mlpo.pool.draw import keep_questions
 from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
-from openrlhf_mlpo.sft.build import ask, build, first_prompts, later_prompts
+from openrlhf_mlpo.sft.build import ask, build, first_prompts, later_prompts, open_team
 from openrlhf_mlpo.sft.card import card, write
 from openrlhf_mlpo.sft.phrases import load_phrases
 from openrlhf_mlpo.sft.traces import KINDS
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     renderer = PromptRenderer(tokenizer, template, room, chat_template_kwargs=args.chat_template_kwargs)
     for index in rows:
         renderer.check_fits(pool[index]["question"], len({r["agent"] for r in pool[index]["responses"]}))
+    team = open_team(args, pool)
     leader = Agent(
         name=LEADER,
         model=args.leader,
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs.mkdir(parents=True, exist_ok=True)
     prompts = first_prompts(args, pool, rows, renderer)
     answered = ask(args, outputs / "first_round", leader, prompts)
-    later = later_prompts(args, answered, renderer)
+    later = later_prompts(args, answered, renderer, team)
     if later:
         answered += ask(args, outputs / "later_round", leader, later)
     traces, counts = build(args, answered, tokenizer, phrases)
@@ -118,6 +119,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=0.2,
         help="for this share of team prompts also one of a later round, with the leader's last output (default 0.2)",
+    )
+    add(
+        "--team",
+        default="",
+        metavar="TEAM.yaml",
+        help="the pool's team: it revises its responses for the prompts of a later round, so that these show what the "
+        "leader will see (default: another draw from the pool in their place)",
     )
     add_drop_flag(add)
     add("--template", default="chat", help="prompt template, as in training: chat, compact or a YAML file")

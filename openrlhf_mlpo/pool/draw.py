@@ -62,6 +62,11 @@ def make_draw(
         for candidate in candidates:
             by_right.setdefault(sum(bool(response["correct"]) for response in candidate), []).append(candidate)
         chosen = by_right[rng.choice(sorted(by_right))][0]
+    return draw_of(question, chosen)
+
+
+def draw_of(question: Question, chosen: Sequence[Mapping[str, Any]]) -> Draw:
+    """The draw that holds these responses of a pool, in their order."""
     return Draw(
         texts=tuple(response["text"] for response in chosen),
         keys=tuple(question.key(response["answer"]) for response in chosen),

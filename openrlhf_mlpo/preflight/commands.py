@@ -72,12 +72,16 @@ def check_command(line: str, on_cpu: bool = False) -> Requirements:
             gpus, words = check_deepspeed(words[1:])
         elif re.match(r"python[\d.]*$", name):
             return replace(check_python(words[1:], gpus, on_cpu), address=address, on_cpu=on_cpu)
+        elif name == "vllm":
+            return Requirements(engines=[check_vllm(words[1:])], address=address, on_cpu=on_cpu)
         elif name == "bash" and len(words) > 1:
             if not Path(words[1]).is_file():
                 raise UserError(f"bash {words[1]}: no such file")
             break
         else:
-            raise UserError(f"{words[0]}: not a command that can be checked (python3, ray, deepspeed, srun, bash)")
+            raise UserError(
+                f"{words[0]}: not a command that can be checked (python3, ray, deepspeed, vllm, srun, bash)"
+            )
     return Requirements(address=address, on_cpu=on_cpu)
 
 
@@ -113,6 +117,30 @@ def check_deepspeed(words: list[str]) -> tuple[int, list[str]]:
         raise UserError(f"deepspeed: {error}") from None
     module = ["-m"] if args.module else []
     return max(args.num_gpus, 1) * max(args.num_nodes, 1), ["python3", *module, args.user_script, *args.user_args]
+
+
+def check_vllm(words: list[str]) -> EngineNeed:
+    """Have vLLM's own command line judge `serve MODEL …`. Returns the engine of that server."""
+    from vllm.entrypoints.cli.serve import cmd_init
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # of `vllm` and of `vllm serve`
+        def error(self, message: str) -> None:
+            raise Stop(message)
+
+    parser = Parser(prog="vllm")
+    commands = parser.add_subparsers(required=True)
+    try:
+        with parsing("vllm", []):
+            for command in cmd_init():
+                command.subparser_init(commands)
+            args = parser.parse_args(words)
+            command.validate(args)
+    except UserError as error:
+        raise UserError(f"vllm: {error}") from None
+    names = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
+    settings = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return EngineNeed(f"the server of {args.model_tag}", args.model_tag, settings, f"vllm serve {args.model_tag}")
 
 
 def check_python(words: list[str], gpus: int, on_cpu: bool) -> Requirements:

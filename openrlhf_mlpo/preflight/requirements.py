@@ -91,7 +91,11 @@ def of_sft_data(args: Namespace) -> Requirements:
     load_template(args.template)
     leader = EngineNeed("the leader", args.leader, args.engine_args, "--engine_args")
     prompt = PromptNeed("warm start", "--max_len", args.max_len, args.max_new_tokens, str(args.pool))
-    return Requirements(engines=[leader] if args.engine in ("vllm", "ray") else [], prompt=prompt)
+    team = read_team(args.team)  # revises for prompts of a later round
+    engines = [leader] if args.engine in ("vllm", "ray") else []
+    return Requirements(
+        engines=engines + engines_of(team, args.team), prompt=prompt, team=team, leader_tokens=args.max_new_tokens
+    )
 
 
 def of_evaluation(args: Namespace, leaders: dict[str, str]) -> Requirements:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from openrlhf_mlpo.errors import versions
-from openrlhf_mlpo.pool.draw import Draw, make_draw
+from openrlhf_mlpo.engines import Conversation, Sampling
+from openrlhf_mlpo.errors import UserError, versions
+from openrlhf_mlpo.pool.draw import Draw, draw_of, make_draw
 from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.pool.sample import PACKAGES, opened_thinking, sample_agent
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.prompts.budget import count_tokens
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
+from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.questions import Question, questions_dataset
+from openrlhf_mlpo.rounds import Player, agent_player
 from openrlhf_mlpo.sft.traces import KINDS, Trace, compose, leaks
-from openrlhf_mlpo.team import Agent
+from openrlhf_mlpo.team import Agent, load_team
+
+Team = list[tuple[Agent, Player]]
 
 
 @dataclass
@@ -35,8 +42,7 @@ class LeaderPrompt:
 
     @property
     def id(self) -> str:
-        parts = f"{self.question.id}\x1f{self.number}\x1f{self.later}\x1f{self.text}"
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        return digest(f"{self.question.id}\x1f{self.number}\x1f{self.later}\x1f{self.text}")
 
     @property
     def opened(self) -> str:
@@ -44,7 +50,7 @@ class LeaderPrompt:
         return opened_thinking(self.text)
 
 
-def draw_of(args, question: Question, responses: list[dict], number: int, solo: float) -> Draw:
+def new_draw(args, question: Question, responses: list[dict], number: int, solo: float) -> Draw:
     """A draw that training, whose episodes are numbers, does not see again."""
     return make_draw(question, responses, seed=args.seed, episode=f"sft {number}", solo_fraction=solo)
 
@@ -55,46 +61,115 @@ def first_prompts(args, pool, rows: Sequence[int], renderer: PromptRenderer) -> 
     for index in rows:
         question, responses = Question.from_row(pool[index]), pool[index]["responses"]
         for number in range(args.draws):
-            draw = draw_of(args, question, responses, number, args.solo_fraction)
+            draw = new_draw(args, question, responses, number, args.solo_fraction)
             text = renderer.render(question.text, draw.texts)
             prompts.append(LeaderPrompt(question, responses, draw, number, False, text))
     return prompts
 
 
-def later_prompts(args, answered: list[LeaderPrompt], renderer: PromptRenderer) -> list[LeaderPrompt]:
-    """For a share of the team prompts one of a later round: the leader's first output, right or wrong, and a new draw,
-    as the agents' revised responses are not in the pool. More --draws or --samples change none of them."""
-    prompts = []
+def later_prompts(args, answered: list[LeaderPrompt], renderer: PromptRenderer, team: Team) -> list[LeaderPrompt]:
+    """For a share of the team prompts one of a later round: the leader's first output, right or wrong, and what the
+    team answers to it; without a team a new draw. More --draws or --samples change none of them."""
+    before = []
     for prompt in answered:
         rng = random.Random(f"{args.seed}:later:{prompt.id}")
-        if not prompt.draw.texts or not prompt.outputs or rng.random() >= args.later_fraction:
-            continue
-        number = -1 - prompt.number  # draws of their own, however many the first prompts have
-        draw = draw_of(args, prompt.question, prompt.responses, number, 0.0)
-        last = prompt.outputs[0]["text"]
-        text = renderer.render(prompt.question.text, draw.texts, last)
+        if prompt.draw.texts and prompt.outputs and rng.random() < args.later_fraction:
+            before.append(prompt)
+    numbers = [-1 - prompt.number for prompt in before]  # draws of their own, however many the first prompts have
+    if team:
+        draws = revised_draws(args, before, team)
+    else:
+        draws = [new_draw(args, p.question, p.responses, number, 0.0) for p, number in zip(before, numbers)]
+    prompts = []
+    for prompt, number, draw in zip(before, numbers, draws, strict=True):
+        text = renderer.render(prompt.question.text, draw.texts, prompt.outputs[0]["text"])
         prompts.append(LeaderPrompt(prompt.question, prompt.responses, draw, number, True, text))
     return prompts
+
+
+def open_team(args, pool) -> Team:
+    """The agents of --team with their players, which say what an agent is asked; none without --team.
+
+    Raises UserError when a response of the pool is of another agent.
+    """
+    agents = load_team(args.team) if args.team else []
+    names = {response["agent"] for row in pool for response in row["responses"]} if agents else set()
+    if unknown := sorted(names - {agent.name for agent in agents}):
+        raise UserError(
+            f"--team {args.team} has no agent {unknown[0]!r}, whose responses {args.pool} holds; name the team file "
+            "that the pool was sampled with"
+        )
+    return [(a, agent_player(a, None, Sampling.from_dict(a.sampling))) for a in agents if a.name in names]
+
+
+def revised_draws(args, before: Sequence[LeaderPrompt], team: Team) -> list[Draw]:
+    """Let the team revise its responses after the leader's first outputs; the draws keep their agents' order.
+
+    Each agent sees the question, its own response and the leader's output, as at inference.
+    """
+    template = load_template(args.template)
+    asked, ids = {}, []
+    for prompt in before:
+        own, last = dict(zip(prompt.draw.agents, prompt.draw.texts)), prompt.outputs[0]["text"]
+        messages = {
+            agent.name: player.agent_prompt(template, prompt.question.text, own.get(agent.name), last)
+            for agent, player in team
+        }
+        ids.append(digest(json.dumps([prompt.id, messages])))
+        asked[ids[-1]] = (replace(prompt.question, id=ids[-1]), messages)
+    responses = answers(
+        args,
+        args.out / "outputs" / "revised",
+        [agent for agent, _ in team],
+        [question for question, _ in asked.values()],
+        1,
+        lambda agent, question: asked[question.id][1][agent.name],
+    )
+    revised = dict(zip(asked, responses, strict=True))
+    by_agent = [{response["agent"]: response for response in revised[id]} for id in ids]
+    return [
+        draw_of(prompt.question, [by_name[name] for name in prompt.draw.agents])
+        for prompt, by_name in zip(before, by_agent, strict=True)
+    ]
 
 
 def ask(args, path: Path, leader: Agent, prompts: list[LeaderPrompt]) -> list[LeaderPrompt]:
     """Let the leader answer the prompts, into a pool of its own at `path`; returns them with their outputs."""
     # Two draws can make the same prompt: it is asked once.
     prompts = list({prompt.id: prompt for prompt in prompts}.values())
-    questions = questions_dataset(replace(prompt.question, id=prompt.id, text=prompt.text) for prompt in prompts)
+    questions = [replace(prompt.question, id=prompt.id, text=prompt.text) for prompt in prompts]
+    outputs = answers(args, path, [leader], questions, args.samples, lambda _, question: question.text)
+    for prompt, responses in zip(prompts, outputs, strict=True):
+        prompt.outputs = responses
+    return prompts
+
+
+def answers(
+    args,
+    path: Path,
+    agents: Sequence[Agent],
+    questions: Sequence[Question],
+    samples: int,
+    conversation: Callable[[Agent, Question], Conversation],
+) -> Iterator[list[dict]]:
+    """The models' responses to each question, verified, from a pool at `path`: what it holds is not asked again."""
+    dataset = questions_dataset(questions)
     settings = {
-        "prompts": {"rows": len(prompts), "ids": hashlib.sha256("".join(questions["id"]).encode()).hexdigest()[:16]},
-        "samples": args.samples,
+        "prompts": {"rows": len(dataset), "ids": digest("".join(dataset["id"]))},
+        "samples": samples,
         "seed": args.seed,
-        "agents": [leader.identity()],
+        "agents": [agent.identity() for agent in agents],
     }
     manifest = {"format": 1, "settings": settings, "source": str(args.pool), "versions": versions(*PACKAGES)}
-    with PoolWriter(path, questions, manifest) as writer:
-        sample_agent(leader, questions, writer, lambda question: question.text, args.seed)
+    with PoolWriter(path, dataset, manifest) as writer:
+        for agent in agents:
+            sample_agent(agent, dataset, writer, partial(conversation, agent), args.seed)
         writer.assemble()
-    for prompt, row in zip(prompts, open_pool(path), strict=True):
-        prompt.outputs = row["responses"]
-    return prompts
+    return (row["responses"] for row in open_pool(path))
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def build(args, prompts: list[LeaderPrompt], tokenizer, phrases) -> tuple[list[dict], dict]:

@@ -16,7 +16,7 @@ from openrlhf_mlpo.sft.traces import KINDS
 from openrlhf_mlpo.text import markdown_table
 
 SETTINGS = (
-    "template chat_template_kwargs samples draws solo_fraction later_fraction temperature max_len max_new_tokens "
+    "template chat_template_kwargs team samples draws solo_fraction later_fraction temperature max_len max_new_tokens "
     "drop_correct seed phrases mix n"
 ).split()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_mlpo.cpu import use_cpu
@@ -158,8 +159,8 @@ def conflicts(args: SimpleNamespace) -> Iterator[str]:
 
 
 def _team_problems(args: SimpleNamespace) -> Iterator[str]:
-    if args.mlpo.rounds < 2 or not args.mlpo.team:
-        return
+    if args.mlpo.rounds < 2 or not args.mlpo.team or not Path(args.mlpo.team).exists():
+        return  # an earlier command may write the file; `inputs` asks for it before a run starts
     try:
         agents = load_team(args.mlpo.team)
     except UserError as error:

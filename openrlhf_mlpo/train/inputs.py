@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,6 +41,8 @@ def check_files(args: SimpleNamespace, flat: dict) -> None:
 
     Settles `--mlpo.share_prompt` in `flat`, the same arguments as OpenRLHF will read them. Raises UserError.
     """
+    if args.mlpo.rounds > 1 and not Path(args.mlpo.team).exists():
+        raise UserError(f"--mlpo.team: team file {args.mlpo.team}: no such file; recipes/serve_team.sh can write one")
     model, n = args.actor.model_name_or_path, args.rollout.n_samples_per_prompt
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True)

@@ -13,21 +13,24 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_mlpo.engines import Sampling, make_engine
+from openrlhf_mlpo.engines.answers import Answers
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import Draw
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import NO_ANSWER, PromptTemplate, load_template
 from openrlhf_mlpo.questions import Question
-from openrlhf_mlpo.rounds import Player, agent_player, timed
+from openrlhf_mlpo.rounds import Player, agent_player
 from openrlhf_mlpo.team import load_team
 from openrlhf_mlpo.train.dataset import make_label
 
 VERIFY_THREADS = 4
+ANSWERS = "_team"  # folder of the team's answers beside the checkpoints
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ def round_counts(groups: int, rounds: int, later_share: float) -> list[int]:
     later = min(max(round(groups * later_share), rounds - 1), groups - 1) if rounds > 1 else 0
     each, rest = divmod(later, max(rounds - 1, 1))
     return [groups - later, *(each + (t < rest) for t in range(rounds - 1))]
+
+
+def steps_of_all_rounds(steps: int, args: Any) -> int:
+    """The optimizer steps of a run in which `steps` would be those of round 0 alone. `args`: nested."""
+    groups = args.rollout.vllm_generate_batch_size or args.rollout.batch_size
+    return steps * groups // round_counts(groups, args.mlpo.rounds, args.mlpo.later_share)[0]
 
 
 class TrainingTeam:
@@ -212,12 +221,18 @@ def label_of(group: Sequence[Experience]) -> dict:
 
 
 def open_team(args: Any) -> TrainingTeam:
-    """The team of `--mlpo.team`, its engines open. `args`: nested training arguments. Raises UserError."""
+    """The team of `--mlpo.team`, its engines open. `args`: nested training arguments. Raises UserError.
+
+    Where checkpoints are saved, the team's answers are kept beside them: what a resumed run asks again is read.
+    """
+    resumable = 0 < args.ckpt.save_steps < float("inf")
+    answers = Answers(Path(args.ckpt.path) / ANSWERS if resumable else None)
     agents = load_team(args.mlpo.team)
     players = {}
     for agent in agents:
         sampling = Sampling.from_dict(agent.sampling)
-        players[agent.name] = agent_player(agent, timed(make_engine(agent), sampling), sampling)
+        generate = answers.of_engine(agent.name, agent.identity(), make_engine(agent), sampling)
+        players[agent.name] = agent_player(agent, generate, sampling)
     return TrainingTeam(
         players,
         load_template(args.mlpo.template),

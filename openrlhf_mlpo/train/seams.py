@@ -56,8 +56,10 @@ SIGNATURES = {
     (_TRAINER, "BasePPOTrainer._compute_rollout_stats"): "self experiences",
     (_TRAINER, "BasePPOTrainer.init_checkpoint_states"): "self",
     (_TRAINER, "PPOTrainer.__init__"): "self pretrain strategy …",
+    (_TRAINER, "PPOTrainer.get_max_steps"): "self",
     (_ASYNC, "GenerateSamplesActor.__init__"): "self pretrain strategy …",
     (_ASYNC, "GenerateSamplesActor.fit"): "self episode total_consumed_prompts",
+    (_ASYNC, "GenerateSamplesActor.get_max_steps"): "self",
     (_ASYNC, "PPOTrainerAsync.__init__"): "self …",
     (_GENERATOR, "SamplesGenerator.generate_samples"): "self generate_kwargs",
     (_GENERATOR, "SamplesGenerator.generate_eval_samples"): "self generate_kwargs",
@@ -83,19 +85,20 @@ ATTRIBUTES = {
     ("openrlhf.trainer.ppo_utils.experience", "Experience"): "sequences action_mask labels scores info",
     (_GENERATOR, "SamplesGenerator"): "args tokenizer prompts_dataloader _dataloader_iter",
     (_TRAINER, "PPOTrainer"): "samples_generator",
-    (_ASYNC, "GenerateSamplesActor"): "samples_generator",
+    (_TRAINER, "BasePPOTrainer"): "args",
+    (_ASYNC, "GenerateSamplesActor"): "samples_generator args",
     (_ACTOR, "ActorPPOTrainer"): "args strategy actor replay_buffer",
 }
 # Flags of train_ppo_ray that our checks and classes read; releases do rename some.
 FLAGS = (
     "actor.loss_agg_mode actor.model_name_or_path actor.num_gpus_per_node actor.num_nodes actor.policy_loss_type "
-    "algo.advantage.estimator ckpt.load_enable ckpt.path data.max_images_per_prompt data.max_len data.max_samples "
-    "data.prompt_dataset data.prompt_probs data.prompt_split ds.attn_implementation ds.deepcompile ds.load_in_4bit "
-    "ds.lora.rank ds.ring_attn_size ds.tensor_parallel_size ds.use_liger_kernel ds.zero_stage eval.dataset eval.split "
-    "reward.remote_url rollout.batch_size rollout.max_new_tokens rollout.max_tokens_per_gpu rollout.micro_batch_size "
-    "rollout.n_samples_per_prompt rollout.vllm_generate_batch_size train.batch_size train.dynamic_batch_enable "
-    "train.max_epochs train.max_tokens_per_gpu train.micro_batch_size train.num_episodes train.partial_rollout_enable "
-    "train.seed vllm.num_engines"
+    "algo.advantage.estimator ckpt.load_enable ckpt.path ckpt.save_steps data.max_images_per_prompt data.max_len "
+    "data.max_samples data.prompt_dataset data.prompt_probs data.prompt_split ds.attn_implementation ds.deepcompile "
+    "ds.load_in_4bit ds.lora.rank ds.ring_attn_size ds.tensor_parallel_size ds.use_liger_kernel ds.zero_stage "
+    "eval.dataset eval.split reward.remote_url rollout.batch_size rollout.max_new_tokens rollout.max_tokens_per_gpu "
+    "rollout.micro_batch_size rollout.n_samples_per_prompt rollout.vllm_generate_batch_size train.batch_size "
+    "train.dynamic_batch_enable train.max_epochs train.max_tokens_per_gpu train.micro_batch_size train.num_episodes "
+    "train.partial_rollout_enable train.seed vllm.num_engines"
 ).split()
 
 

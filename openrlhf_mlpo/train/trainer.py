@@ -161,7 +161,7 @@ class MLPOTrainer(LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
         return states
 
 
-class MLPOGenerateSamplesActor(seams.plain_class(ppo_trainer_async.GenerateSamplesActor)):
+class MLPOGenerateSamplesActor(_Schedule, seams.plain_class(ppo_trainer_async.GenerateSamplesActor)):
     """OpenRLHF's asynchronous rollout side on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
