@@ -57,7 +57,7 @@ class Player:
     with `tokenizer` and `max_prompt_tokens`, what an agent is shown in rounds t > 0 is cut to fit."""
 
     name: str
-    generate: Generate
+    generate: Generate | None  # None for a player that only makes prompts
     renderer: PromptRenderer | None = None
     tokenizer: Any = None
     max_prompt_tokens: int = 0  # 0: no limit
@@ -71,6 +71,7 @@ class Player:
         """`n` turns per prompt. Equal requests get equal seeds: a method may ask again what another has asked."""
         if not prompts:
             return []
+        assert self.generate is not None, f"{self.name} only makes prompts"
         completions, seconds = self.generate(prompts, n, request_seed(seed, self.name, str(round)))
         share = seconds / (len(prompts) * n)
         return [
@@ -143,7 +144,7 @@ class Player:
         return cut_to_fit(self.tokenizer, texts, tokens, sum(map(len, tokens)) - over, excess)
 
 
-def agent_player(agent: Agent, generate: Generate, sampling: Sampling, *, max_prompt_tokens: int = 0) -> Player:
+def agent_player(agent: Agent, generate: Generate | None, sampling: Sampling, *, max_prompt_tokens: int = 0) -> Player:
     """An agent of a team file as a player, its prompts cut to what its model's context leaves.
 
     `max_prompt_tokens`: another limit of a prompt; 0: context less `sampling.max_tokens` (half of the context where an

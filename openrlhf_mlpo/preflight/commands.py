@@ -125,7 +125,7 @@ def check_vllm(words: list[str]) -> EngineNeed:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):  # of `vllm` and of `vllm serve`
-        def error(self, message: str) -> None:
+        def error(self, message: str) -> NoReturn:
             raise Stop(message)
 
     parser = Parser(prog="vllm")

@@ -24,7 +24,7 @@ from openrlhf_mlpo.train.dataset import TeamPromptDataset
 from openrlhf_mlpo.train.lora import merged_actor
 from openrlhf_mlpo.train.metrics import LeaderMetrics
 from openrlhf_mlpo.train.prompt_batches import PromptReplayBuffer, use_prompt_batches
-from openrlhf_mlpo.train.rounds import LaterRounds, State, label_of, open_team, round_counts
+from openrlhf_mlpo.train.rounds import LaterRounds, State, label_of, open_team, round_counts, steps_of_all_rounds
 from openrlhf_mlpo.train.shared_prompt import actor_class
 
 
@@ -155,18 +155,26 @@ class MLPOTrainer(LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
         use_prompt_batches(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
 
+    def get_max_steps(self):
+        """Steps that the learning-rate schedule counts on: with rounds an episode has more groups than prompts."""
+        return steps_of_all_rounds(super().get_max_steps(), self.args)
+
     def init_checkpoint_states(self):
         states = super().init_checkpoint_states()
         self.samples_generator.prompts_consumed = states["total_consumed_prompts"]
         return states
 
 
-class MLPOGenerateSamplesActor(_Schedule, seams.plain_class(ppo_trainer_async.GenerateSamplesActor)):
+class MLPOGenerateSamplesActor(seams.plain_class(ppo_trainer_async.GenerateSamplesActor)):
     """OpenRLHF's asynchronous rollout side on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
         use_team_data(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
+
+    def get_max_steps(self):
+        """See `MLPOTrainer.get_max_steps`."""
+        return steps_of_all_rounds(super().get_max_steps(), self.args)
 
     def fit(self, episode, total_consumed_prompts):
         self.samples_generator.prompts_consumed = total_consumed_prompts
