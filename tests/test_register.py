@@ -241,6 +241,16 @@ def test_good_arguments_pass_and_default_to_dr_grpo(places, monkeypatch):
     assert vars(parsed)["data.prompt_dataset"] == str(places["pool"])
 
 
+def test_prompts_are_shared_where_micro_batches_hold_groups(places, monkeypatch):
+    shared = {
+        extra: vars(check(f"{GOOD} {extra}", places, monkeypatch))["mlpo.share_prompt"]
+        for extra in ("", "--train.micro_batch_size 8", "--train.micro_batch_size 8 --mlpo.share_prompt off")
+    }
+    assert list(shared.values()) == ["off", "on", "off"]
+    with pytest.raises(UserError, match="--mlpo.share_prompt on: .*raise --train.micro_batch_size"):
+        check(f"{GOOD} --mlpo.share_prompt on", places, monkeypatch)
+
+
 @pytest.mark.parametrize(("extra", "message"), BAD)
 def test_bad_arguments_are_one_clear_line(extra, message, places, monkeypatch):
     with pytest.raises(UserError, match=message) as error:
