@@ -324,3 +324,13 @@ def test_cli_ends_with_one_line_and_no_traceback(capsys, monkeypatch):
         run_cli(train_mlpo_ray.main)
     assert stop.value.code == 2
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: --mlpo.solo_fraction has no effect")
+
+
+def test_prompts_are_shared_where_micro_batches_hold_groups(check):
+    shared = [
+        vars(check(f"{GOOD} {extra}"))["mlpo.share_prompt"]
+        for extra in ("", "--train.micro_batch_size 8", "--train.micro_batch_size 8 --mlpo.share_prompt off")
+    ]
+    assert shared == ["off", "on", "off"]
+    with pytest.raises(UserError, match="--mlpo.share_prompt on: .*raise --train.micro_batch_size"):
+        check(f"{GOOD} --mlpo.share_prompt on")
