@@ -21,13 +21,14 @@
 # Settings (environment): TASK, LEADER_0=OUT/leader_0 (OUT from recipes/sft.sh), NAME=mlpo, SOLO_FRACTION=0.1, LR=1e-6,
 # EPISODES (recipes/tasks), ROLLOUT_PROMPTS=64, GROUP=8, KL=0, REWARD=reward_fns/auto_reward.py
 # (a file, or addresses of reward servers with commas between them), MLPO_FORMAT_WEIGHT=0, OUT, NODES, GPUS, SEED,
-# MAX_LEN, NEW_TOKENS, TEAM, ROUNDS=1, TEAM_ENDPOINTS, LATER_SHARE, CARRY. Stopped, the same command goes on from the last checkpoint.
+# MAX_LEN, NEW_TOKENS, TEAM, ROUNDS=1, TEAM_ENDPOINTS, LATER_SHARE, CARRY, MICRO_BATCH=4. Stopped, the same
+# command goes on from the last checkpoint.
 #
 # Watch: mlpo/accuracy_team, mlpo/accuracy_solo and mlpo/overrides_wrong_majority rise.
 #
 # Hardware: 8 GPUs with 80 GB and 512 GB of host memory. Expected per GPU, 7.6 billion parameters with ZeRO-3: 15 GB of
-# weights, gradients and optimizer (31 GB in `separate`), up to 20 GB for logits and activations of 10,240 tokens; vLLM
-# takes 48 GB while it is awake. Each checkpoint is 107 GB. `python3 -m openrlhf_mlpo.cli.doctor recipes/train_mlpo.sh`
+# weights, gradients and optimizer (31 GB in `separate`), some 23 GB for logits and activations of 4 outputs and the prompt
+# that they share (a family of models that cannot share it needs MICRO_BATCH=1: --mlpo.share_prompt); vLLM 48 GB while it is awake. Each checkpoint is 107 GB. `python3 -m openrlhf_mlpo.cli.doctor recipes/train_mlpo.sh`
 # compares this with your machine.
 #
 # Deviations from the paper (arXiv 2507.08960):
@@ -51,10 +52,10 @@ fi
 [[ -z ${CARRY-} ]] || MLPO+=(--mlpo.carry "$CARRY")
 MODEL=(--actor.model_name_or_path "$LEADER_0" --reward.remote_url "$REWARD" --actor.gradient_checkpointing_enable)
 LENGTHS=(--data.max_len "$MAX_LEN" --rollout.max_new_tokens "$NEW_TOKENS")
-ROLLOUT=(--rollout.batch_size "$ROLLOUT_PROMPTS" --rollout.n_samples_per_prompt "$GROUP" --rollout.micro_batch_size 2
+ROLLOUT=(--rollout.batch_size "$ROLLOUT_PROMPTS" --rollout.n_samples_per_prompt "$GROUP" --rollout.micro_batch_size "$((2 * ${MICRO_BATCH:-4}))"
   --rollout.temperature 1.0 --vllm.enable_prefix_caching --vllm.tensor_parallel_size 1 --vllm.sync_backend nccl)
 # Two optimizer steps per rollout batch: the second is what the clipping is for.
-UPDATE=(--train.batch_size $((ROLLOUT_PROMPTS * GROUP / 2)) --train.micro_batch_size 1 --train.max_epochs 1
+UPDATE=(--train.batch_size $((ROLLOUT_PROMPTS * GROUP / 2)) --train.micro_batch_size "${MICRO_BATCH:-4}" --train.max_epochs 1
   --train.num_episodes "$EPISODES" --actor.eps_clip 0.2
   --algo.kl.init_coef "${KL:-0}" --train.seed "$SEED")
 DEEPSPEED=(--ds.param_dtype bf16 --ds.packing_samples)

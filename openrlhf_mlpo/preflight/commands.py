@@ -120,27 +120,22 @@ def check_deepspeed(words: list[str]) -> tuple[int, list[str]]:
 
 
 def check_vllm(words: list[str]) -> EngineNeed:
-    """Have vLLM's own command line judge `serve MODEL …`. Returns the engine of that server."""
-    from vllm.entrypoints.cli.serve import cmd_init
+    """Have vLLM's own parser judge `serve MODEL …`. Returns the engine of that server."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    class Parser(FlexibleArgumentParser):  # of `vllm` and of `vllm serve`
-        def error(self, message: str) -> NoReturn:
-            raise Stop(message)
-
-    parser = Parser(prog="vllm")
-    commands = parser.add_subparsers(required=True)
+    if words[:1] != ["serve"]:
+        raise UserError(f"vllm {' '.join(words[:1])}: only vllm serve can be checked")
     try:
-        with parsing("vllm", []):
-            for command in cmd_init():
-                command.subparser_init(commands)
-            args = parser.parse_args(words)
-            command.validate(args)
+        with parsing("vllm serve", []):
+            args = make_arg_parser(FlexibleArgumentParser()).parse_args(words[1:])
+            validate_parsed_serve_args(args)
     except UserError as error:
-        raise UserError(f"vllm: {error}") from None
+        raise UserError(f"vllm serve: {error}") from None
+    model = args.model_tag or args.model
     names = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
     settings = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return EngineNeed(f"the server of {args.model_tag}", args.model_tag, settings, f"vllm serve {args.model_tag}")
+    return EngineNeed(f"the server of {model}", model, settings, f"vllm serve {model}")
 
 
 def check_python(words: list[str], gpus: int, on_cpu: bool) -> Requirements:
