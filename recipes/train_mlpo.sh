@@ -28,8 +28,9 @@
 #
 # Hardware: 8 GPUs with 80 GB and 512 GB of host memory. Expected per GPU, 7.6 billion parameters with ZeRO-3: 15 GB of
 # weights, gradients and optimizer (31 GB in `separate`), some 23 GB for logits and activations of 4 outputs and the prompt
-# that they share (a family of models that cannot share it needs MICRO_BATCH=1: --mlpo.share_prompt); vLLM 48 GB while it is awake. Each checkpoint is 107 GB. `python3 -m openrlhf_mlpo.cli.doctor recipes/train_mlpo.sh`
-# compares this with your machine.
+# that they share (models of a family that cannot share it need MICRO_BATCH=1: see --mlpo.share_prompt); vLLM takes 48 GB while
+# it is awake. Each checkpoint is 107 GB. `python3 -m openrlhf_mlpo.cli.doctor recipes/train_mlpo.sh` compares this with
+# your machine.
 #
 # Deviations from the paper (arXiv 2507.08960):
 #   1. Learning rate, group size G, batch sizes and number of steps are not stated there; ours.
