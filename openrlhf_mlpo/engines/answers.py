@@ -46,7 +46,8 @@ class Answers:
                 return None
             stored = json.loads(path.read_bytes())
             answers = [[Completion(*values) for values in samples] for samples in stored["completions"]]
-            if [len(samples) for samples in answers] == [n] * prompts:
+            texts = all(isinstance(completion.text, str) for samples in answers for completion in samples)
+            if texts and [len(samples) for samples in answers] == [n] * prompts:
                 return answers, float(stored["seconds"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             pass  # whatever half a file, or another program's, leads to
