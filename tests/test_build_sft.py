@@ -191,6 +191,8 @@ def test_a_chat_template_that_opens_the_thinking(pool, tmp_path, end, kwargs):
         assert row["input"].rstrip().endswith("<think>") and "<think>" not in row["output"]
         verdict = verify_response("<think>" + row["output"], gold[row["id"]], row["task"], subtask=row["subtask"])
         assert verdict.correct and verdict.formatted, row
+    later = [row["question"] for row in open_pool(tmp_path / "out/outputs/later_round")]
+    assert later and all("leader : [think]" in prompt for prompt in later), "as a turn of inference holds it"
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert card["settings"]["chat_template_kwargs"] == json.loads(kwargs or "{}")
 

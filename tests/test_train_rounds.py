@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from openrlhf_mlpo import cpu
 cpu.activate() if cpu.use_cpu() else None
 
 import ray  # noqa: E402
+import torch  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from openrlhf_mlpo.engines import Completion  # noqa: E402
@@ -23,7 +25,7 @@ from openrlhf_mlpo.prompts.templates import load_template  # noqa: E402
 from openrlhf_mlpo.rounds import Player  # noqa: E402
 from openrlhf_mlpo.train.dataset import TeamPromptDataset  # noqa: E402
 from openrlhf_mlpo.train.metrics import leader_metrics  # noqa: E402
-from openrlhf_mlpo.train.rounds import TrainingTeam, round_counts  # noqa: E402
+from openrlhf_mlpo.train.rounds import LaterRounds, TrainingTeam, round_counts  # noqa: E402
 from openrlhf_mlpo.train.trainer import MLPOGenerateSamplesActor, MLPOSamplesGenerator, MLPOTrainer  # noqa: E402
 from tests.small import AGENTS, make_pool  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
@@ -260,6 +262,15 @@ def test_a_later_prompt_is_that_of_inference(engine, tokenizer, pool):
         assert label["agents_right"] == [int(label["last_correct"])] * len(AGENTS), "this team repeats the leader"
     said = {name: [content for who, content, _ in asked if who == name] for name in AGENTS}
     assert all(f"{name} says" in content for name in AGENTS for content in said[name]), "each its own last response"
+
+
+def test_thinking_that_the_prompt_opened_goes_on_with_the_output(tokenizer):
+    before, output = tokenizer("is <think>")["input_ids"], tokenizer("yes </think> no")["input_ids"]
+    tokens = torch.tensor([[*before, *output, tokenizer.eos_token_id]])
+    mask = (torch.arange(tokens.shape[1] - 1) >= len(before) - 1)[None]
+    later = LaterRounds(stub_team(), None, tokenizer, carry="sampled", rng=random.Random(0))
+    for prompt, text in (("is <think> ", "<think> yes </think> no"), ("is", "yes </think> no")):
+        assert later._text(SimpleNamespace(prompts=[prompt], sequences=tokens, action_mask=mask)) == text
 
 
 def test_balanced_states_are_half_right(engine, tokenizer, pool):

@@ -49,6 +49,11 @@ class LeaderPrompt:
         """The `<think>` that the text ends with, if its chat template opens the thinking itself; else ""."""
         return opened_thinking(self.text)
 
+    @property
+    def last_output(self) -> str:
+        """What a later round shows of the leader: its first output, right or wrong, as a turn of inference holds it."""
+        return self.opened + self.outputs[0]["text"]
+
 
 def new_draw(args, question: Question, responses: list[dict], number: int, solo: float) -> Draw:
     """A draw that training, whose episodes are numbers, does not see again."""
@@ -76,13 +81,13 @@ def later_prompts(args, answered: list[LeaderPrompt], renderer: PromptRenderer, 
         if prompt.draw.texts and prompt.outputs and rng.random() < args.later_fraction:
             before.append(prompt)
     numbers = [-1 - prompt.number for prompt in before]  # draws of their own, however many the first prompts have
-    if team:
+    if team and before:
         draws = revised_draws(args, before, team)
     else:
         draws = [new_draw(args, p.question, p.responses, number, 0.0) for p, number in zip(before, numbers)]
     prompts = []
     for prompt, number, draw in zip(before, numbers, draws, strict=True):
-        text = renderer.render(prompt.question.text, draw.texts, prompt.outputs[0]["text"])
+        text = renderer.render(prompt.question.text, draw.texts, prompt.last_output)
         prompts.append(LeaderPrompt(prompt.question, prompt.responses, draw, number, True, text))
     return prompts
 
@@ -110,9 +115,9 @@ def revised_draws(args, before: Sequence[LeaderPrompt], team: Team) -> list[Draw
     template = load_template(args.template)
     asked, ids = {}, []
     for prompt in before:
-        own, last = dict(zip(prompt.draw.agents, prompt.draw.texts)), prompt.outputs[0]["text"]
+        own, question = dict(zip(prompt.draw.agents, prompt.draw.texts)), prompt.question.text
         messages = {
-            agent.name: player.agent_prompt(template, prompt.question.text, own.get(agent.name), last)
+            agent.name: player.agent_prompt(template, question, own.get(agent.name), prompt.last_output)
             for agent, player in team
         }
         ids.append(digest(json.dumps([prompt.id, messages])))
@@ -125,11 +130,10 @@ def revised_draws(args, before: Sequence[LeaderPrompt], team: Team) -> list[Draw
         1,
         lambda agent, question: asked[question.id][1][agent.name],
     )
-    revised = dict(zip(asked, responses, strict=True))
-    by_agent = [{response["agent"]: response for response in revised[id]} for id in ids]
+    revised = {key: {r["agent"]: r for r in row} for key, row in zip(asked, responses, strict=True)}
     return [
-        draw_of(prompt.question, [by_name[name] for name in prompt.draw.agents])
-        for prompt, by_name in zip(before, by_agent, strict=True)
+        draw_of(prompt.question, [revised[key][name] for name in prompt.draw.agents])
+        for prompt, key in zip(before, ids, strict=True)
     ]
 
 

@@ -22,6 +22,7 @@ from openrlhf_mlpo.engines import Sampling, make_engine
 from openrlhf_mlpo.engines.answers import Answers
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import Draw
+from openrlhf_mlpo.pool.sample import opened_thinking
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import NO_ANSWER, PromptTemplate, load_template
 from openrlhf_mlpo.questions import Question
@@ -174,9 +175,9 @@ class LaterRounds:
         return outputs
 
     def _text(self, experience: Experience) -> str:
-        """An output as engines give it at inference: without special tokens."""
+        """An output as a turn of inference holds it: with the thinking that its prompt opened, no special tokens."""
         tokens = experience.sequences[0][1:][experience.action_mask[0].bool()]
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return opened_thinking(experience.prompts[0]) + self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def prompts(self, carried: Sequence[Carried], round: int) -> Iterator[tuple]:
         """The next round's prompts as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image])."""
