@@ -30,6 +30,7 @@ def test_with_a_gpu_nothing_is_changed(monkeypatch):
     assert "VLLM_CPU_KVCACHE_SPACE" not in cpu.os.environ
 
 
+@pytest.mark.slow
 def test_gpu_path_touches_neither_torch_nor_openrlhf():
     """With the runtime off, running an entry point leaves torch.cuda and flash_attn alone."""
     code = (

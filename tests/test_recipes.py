@@ -316,6 +316,7 @@ def tools(folder: Path) -> str:
     return f"{folder / 'bin'}:{os.environ['PATH']}"
 
 
+@pytest.mark.slow
 def test_run_all_skips_what_is_done_and_refuses_changed_settings(tmp_path):
     settings = {"OUT": str(tmp_path / "out"), "DOCTOR": "0", "PATH": tools(tmp_path)}
     (tmp_path / "fail-deepspeed").touch()

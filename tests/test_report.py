@@ -31,6 +31,8 @@ from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import load_template
 from tests import fake_players as fake
 
+pytestmark = pytest.mark.slow  # a minute in all: plots and bootstraps
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEAM, SOLO = System("leader_team", "mlpo"), System("leader_solo", "mlpo")
 BEFORE = System("leader_team", "untrained")

@@ -75,6 +75,7 @@ SAMPLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_64_calls_at_once_through_openrlhf(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "1")

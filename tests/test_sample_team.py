@@ -237,6 +237,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_a_refused_row_does_not_block_a_pool_and_no_key_is_shown(tmp_path):
     others = ("o-series", "bad-at-first", "reasoning-only", "reasoning-both", "parts", "refusal", "tools")
     key = "sk-very-secret"

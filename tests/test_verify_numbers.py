@@ -103,6 +103,7 @@ def _answer(rng: random.Random) -> str:
     return tail.format(text)
 
 
+@pytest.mark.slow
 def test_agrees_with_math_verify_on_random_answers() -> None:
     rng = random.Random(0)
     decided = 0

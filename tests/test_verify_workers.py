@@ -18,6 +18,8 @@ import pytest
 
 from openrlhf_mlpo.verify import equality, is_correct, reward, verify_response, workers
 
+pytestmark = pytest.mark.slow  # a minute in all: processes that die and are replaced
+
 ROOT = Path(__file__).parents[1]
 ENDLESS = r"\int_0^1 \sin(x^x)/x^x dx"
 # Right answers of mixed kinds, each of which only math-verify decides.
