@@ -16,11 +16,11 @@ from openrlhf_mlpo.engines import Sampling, request_seed
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.models import context_length, open_tokenizer
 from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
-from openrlhf_mlpo.prompts.chat_template import opened_thinking
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages, load_template
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.team import Agent
+from openrlhf_mlpo.verify.extract import opened_thinking
 
 Prompt = str | list[dict]  # a rendered string or chat messages, as engines take them
 

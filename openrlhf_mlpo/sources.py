@@ -27,7 +27,6 @@ def load_questions(
     columns: dict[str, str] | None = None,
     test_fraction: float = TEST_FRACTION,
     skip_bad: bool = False,
-    check_gold: bool = True,
     limit: int = 0,
 ):
     """Questions of `source` as a `datasets.Dataset` with `questions.COLUMNS`, in the order of the source.
@@ -55,7 +54,7 @@ def load_questions(
     kept: list[Question] = []
     bad: list[str] = []
     repeats: list[str] = []
-    for place, question, problem in check_rows(rows, task, columns, check_gold):
+    for place, question, problem in check_rows(rows, task, columns):
         if problem:
             bad.append(f"{place}: {problem}")
             if not skip_bad:
@@ -74,7 +73,7 @@ def load_questions(
 
 
 def check_rows(
-    rows: Rows, task: str, columns: Mapping[str, str] | None = None, check_gold: bool = True
+    rows: Rows, task: str, columns: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, Question | str, str]]:
     """(place, question, problem) of each row, in order: "" is no problem.
 
@@ -91,10 +90,10 @@ def check_rows(
             question = to_question(row, task, columns)
         except ValueError as error:
             return place, None, None, str(error)
-        return place, row.get("id"), question, (question.gold_problem() or "") if check_gold else ""
+        return place, row.get("id"), question, question.gold_problem() or ""
 
     with ThreadPoolExecutor(8) as threads:
-        each = threads.map if check_gold and task == "math" else map  # the other tasks' checks wait for nothing
+        each = threads.map if task == "math" else map  # the other tasks' checks wait for nothing
         while chunk := list(itertools.islice(rows, _CHUNK)):
             for place, own_id, question, problem in each(check, chunk):
                 if problem or question is None:

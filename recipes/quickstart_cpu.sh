@@ -46,7 +46,7 @@ else
   SFT_ROWS=${SFT_ROWS:-3200} SFT_BATCH=16 SFT_EPOCHS=2 EPISODES=${EPISODES:-2} ROLLOUT_PROMPTS=32 GROUP=8
   ROUNDS=3 SAMPLES=4 UNSEEN_TEST=150 UNSEEN_MODELS=(4 5 6 7) UNSEEN_SIZES=(1 3 5 8)
 fi
-REAL_ROWS=${REAL_ROWS:-../shared/data/bbh_sample.jsonl}
+REAL_ROWS=${REAL_ROWS:-}  # JSON Lines with task, input and target, as BBH has them; empty: none
 MAX_LEN=448 MAX_NEW_TOKENS=80
 
 PY=.venv/bin/python
@@ -157,8 +157,8 @@ TEST_UNSEEN=("${EVALUATE[@]}" "${LEADERS[@]}" --team "$DIR/team_unseen.yaml" --q
   --label "unseen team" --out "$DIR/eval_unseen")
 EVALUATIONS=("${TEST[@]}" --and "${TEST_UNSEEN[@]}")
 
-# The same leader on real rows of the same tasks, where a file of them is at hand.
-if [[ -f $REAL_ROWS ]]; then
+# The same leader on real rows of the same tasks, where a file of them is named.
+if [[ -n $REAL_ROWS ]]; then
   stage real-rows $PY $Q/real_rows.py --rows "$REAL_ROWS" --out "$DIR/real.jsonl"
   TEST_REAL=("${EVALUATE[@]}" "${LEADERS[@]}" --team "$DIR/team.yaml" --questions "$DIR/real.jsonl"
     --rounds "$ROUNDS" --drop_long --methods "leader_team,leader_solo,agent,majority_vote,best_agent,oracle"

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from openrlhf_mlpo.engines import TOO_LONG, Completion, Outcomes, Sampling, make_engine, request_seed, seed_of
+from openrlhf_mlpo.engines import Completion, Outcomes, Sampling, make_engine, request_seed
+from openrlhf_mlpo.engines.base import TOO_LONG, seed_of
 from openrlhf_mlpo.engines.openai_body import room
 from openrlhf_mlpo.engines.openai_reply import BadReply, completion_of
 from openrlhf_mlpo.errors import UserError

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_rows import real_rows
+
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "recipes" / "quickstart"
 sys.path.insert(0, str(QUICKSTART))
@@ -103,11 +105,7 @@ def test_tokenizer_knows_every_word_and_reads_back_what_it_wrote() -> None:
 
 @pytest.mark.parametrize("subtask", list(q.MAKERS))
 def test_real_rows_have_the_same_form(subtask: str) -> None:
-    path = ROOT.parent / "shared" / "data" / "bbh_sample.jsonl"
-    if not path.is_file():
-        pytest.skip("../shared/data/bbh_sample.jsonl is not here")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["task"] == subtask]
+    rows = [row for row in real_rows("bbh_sample.jsonl") if row["task"] == subtask]
     assert rows
     made = first("test", 1, subtasks=[subtask])[0]["question"]
     for row in rows:

@@ -11,9 +11,7 @@ from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.questions import COLUMNS, question_id, split_of, with_options
 from openrlhf_mlpo.rows import last_boxed, to_question
 from openrlhf_mlpo.sources import load_questions
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data here")
+from tests.real_rows import real_rows
 
 
 def write(path: Path, *rows) -> str:
@@ -137,9 +135,9 @@ def test_options_are_added_once():
 def test_split_from_content_is_disjoint_stable_and_about_the_size(tmp_path):
     rows = [{"input": f"question {i}", "target": "yes", "task": "t"} for i in range(1000)]
     source = write(tmp_path / "q.jsonl", *rows)
-    train, test = (load_questions(source, "bbh", split=split, check_gold=False) for split in ("train", "test"))
+    train, test = (load_questions(source, "bbh", split=split) for split in ("train", "test"))
     assert not set(train["id"]) & set(test["id"]) and len(train) + len(test) == 1000 and 150 < len(test) < 250
-    fewer = load_questions(write(tmp_path / "r.jsonl", *rows[::-2]), "bbh", split="test", check_gold=False)
+    fewer = load_questions(write(tmp_path / "r.jsonl", *rows[::-2]), "bbh", split="test")
     assert set(fewer["id"]) <= set(test["id"])
     assert {split_of(i) for i in train["id"]} == {"train"}
 
@@ -301,14 +299,14 @@ def test_own_columns_parquet_and_directories(tmp_path):
 )
 def test_bad_input_is_one_line_with_its_place(tmp_path, lines, message):
     with pytest.raises(UserError, match=message) as caught:
-        load_questions(write(tmp_path / "q.jsonl", *lines), "bbh", check_gold=False)
+        load_questions(write(tmp_path / "q.jsonl", *lines), "bbh")
     assert "\n" not in str(caught.value)
 
 
 def test_bad_rows_can_be_left_out_and_repeats_are(tmp_path, capsys):
     good = {"input": "q", "target": "yes"}
     source = write(tmp_path / "q.jsonl", good, {"input": "r"}, {"input": "q", "target": "no"}, good)
-    assert len(load_questions(source, "bbh", skip_bad=True, check_gold=False)) == 1
+    assert len(load_questions(source, "bbh", skip_bad=True)) == 1
     err = capsys.readouterr().err
     assert "2 rows left out" in err and "1 repeated" in err
 
@@ -374,12 +372,12 @@ def hub(monkeypatch, tmp_path, configs):
 def test_hub_dataset_with_one_configuration_per_subtask(monkeypatch, tmp_path):
     rows = {name: [{"input": f"{name} {i}", "target": "yes"} for i in range(50)] for name in ("sports", "causal")}
     source = hub(monkeypatch, tmp_path, {name: {"test": each} for name, each in rows.items()})
-    whole = [load_questions(source, "bbh", split=split, check_gold=False) for split in (None, "train", "test")]
+    whole = [load_questions(source, "bbh", split=split) for split in (None, "train", "test")]
     assert [len(whole[0]), len(whole[1]) + len(whole[2])] == [100, 100] and set(whole[0]["subtask"]) == {
         "sports",
         "causal",
     }
-    assert len(load_questions(f"{source}:causal", "bbh", check_gold=False)) == 50
+    assert len(load_questions(f"{source}:causal", "bbh")) == 50
 
 
 def test_hub_dataset_with_its_own_splits(monkeypatch, tmp_path):
@@ -388,19 +386,18 @@ def test_hub_dataset_with_its_own_splits(monkeypatch, tmp_path):
         for split in ("train", "test")
     }
     source = hub(monkeypatch, tmp_path, {"default": splits})
-    assert load_questions(source, "math", split="test", check_gold=False)["question"][:] == [
+    assert load_questions(source, "math", split="test")["question"][:] == [
         "test 0",
         "test 1",
         "test 2",
     ]
     with pytest.raises(UserError, match="choose --split from train, test"):
-        load_questions(source, "math", check_gold=False)
+        load_questions(source, "math")
     # a clone of it is the same
     folder = str(tmp_path / "hub")
-    assert load_questions(folder, "math", split="train", check_gold=False)["answer"][:] == ["0", "1", "2"]
+    assert load_questions(folder, "math", split="train")["answer"][:] == ["0", "1", "2"]
 
 
-@needs_data
 @pytest.mark.parametrize(
     "file, task, rows",
     [
@@ -410,7 +407,7 @@ def test_hub_dataset_with_its_own_splits(monkeypatch, tmp_path):
         ("mmlu_sample", "mmlu", 285),
     ],
 )
-def test_real_rows(file, task, rows):
+def test_real_rows(file, task, rows, tmp_path):
     # skip_bad: two BBH rows ask the same question with different gold answers
-    loaded = load_questions(str(DATA / f"{file}.jsonl"), task, check_gold=False, skip_bad=True)
+    loaded = load_questions(write(tmp_path / "q.jsonl", *real_rows(f"{file}.jsonl")), task, skip_bad=True)
     assert len(loaded) == rows == len(set(loaded["id"])) and all(loaded["answer"]) and all(loaded["subtask"])

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 
 import pytest
 
 from openrlhf_mlpo.verify import canonical, equality, gold_problem, is_correct, parse_label, verify_response, worker
 from openrlhf_mlpo.verify.bbh import SUBTASKS
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-
-
-def rows(name: str) -> list[dict]:
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"{path} is absent: the benchmark samples are not part of this repository")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
+from tests.real_rows import real_rows
 
 MATH = [
     ("42", "42", True), ("42", "$42$", True), ("42", "42.", True), ("42", "42.0", True), ("42", "x = 42", True),
@@ -181,7 +170,7 @@ def test_gold_problem(answer: str, task: str, kwargs: dict, problem: str | None)
 
 
 def math_golds() -> list[str]:
-    return [row["answer"] for name in ("math_train_sample.jsonl", "math_test_sample.jsonl") for row in rows(name)]
+    return [row["answer"] for name in ("math_train_sample.jsonl", "math_test_sample.jsonl") for row in real_rows(name)]
 
 
 def test_every_math_gold_pays_for_itself_and_can() -> None:
@@ -209,7 +198,7 @@ def test_verdicts_on_other_rows_golds_are_math_verifys() -> None:
 
 def test_bbh_golds() -> None:
     by_task: dict[str, set[str]] = {}
-    for row in rows("bbh_sample.jsonl"):
+    for row in real_rows("bbh_sample.jsonl"):
         gold = row["target"]
         by_task.setdefault(row["task"], set()).add(gold)
         for kwargs in ({"subtask": row["task"]}, {}):
@@ -223,7 +212,7 @@ def test_bbh_golds() -> None:
 
 
 def test_mmlu_golds() -> None:
-    for row in rows("mmlu_sample.jsonl"):
+    for row in real_rows("mmlu_sample.jsonl"):
         gold, choices = row["answer"], row["choices"]
         assert gold_problem(gold, "mmlu", choices=choices) is None
         for letter in "ABCD":

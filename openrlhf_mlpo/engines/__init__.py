@@ -5,35 +5,25 @@ Engines: `vllm` (in this process), `openai` (an endpoint), `ray` (Ray Data actor
 """
 
 from openrlhf_mlpo.engines.base import (
-    CONTENT_FILTER,
     ENGINES,
-    REFUSED,
-    TOO_LONG,
     Completion,
     Conversation,
     Engine,
     Sampling,
-    Seeds,
     check_engine,
     make_engine,
     request_seed,
-    seed_of,
 )
 from openrlhf_mlpo.engines.outcomes import Outcomes
 
 __all__ = [
-    "CONTENT_FILTER",
     "ENGINES",
-    "REFUSED",
-    "TOO_LONG",
     "Completion",
     "Conversation",
     "Engine",
     "Outcomes",
     "Sampling",
-    "Seeds",
     "check_engine",
     "make_engine",
     "request_seed",
-    "seed_of",
 ]

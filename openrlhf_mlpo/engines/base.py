@@ -220,9 +220,3 @@ def whole_number(settings: Mapping, name: str, least: int = 1, greatest: float =
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= greatest:
         bounds = f">= {least}" if greatest == math.inf else f"from {least} to {greatest}"
         raise UserError(f"engine_args: {name} must be a whole number {bounds}, not {value!r}")
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An error's text without line breaks, cut at `limit` characters; its type's name where it has none."""
-    text = " ".join(str(error).split())
-    return (text[:limit] + "…") if len(text) > limit else text or type(error).__name__

@@ -23,11 +23,10 @@ from openrlhf_mlpo.engines.base import (
     Engine,
     Sampling,
     Seeds,
-    one_line,
     seed_of,
     whole_number,
 )
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, one_line
 
 
 class FunctionEngine(Engine):

@@ -15,11 +15,10 @@ from openrlhf_mlpo.engines.base import (
     Engine,
     Sampling,
     Seeds,
-    one_line,
     seed_of,
     whole_number,
 )
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, one_line
 
 _QUIET: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
 _WHOLE = "max_model_len max_num_seqs max_num_batched_tokens tensor_parallel_size pipeline_parallel_size".split()

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from openrlhf_mlpo.engines import Completion, Conversation, Engine, Outcomes, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, versions
 from openrlhf_mlpo.pool.writer import PoolWriter
-from openrlhf_mlpo.prompts.chat_template import opened_thinking
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.team import Agent
+from openrlhf_mlpo.verify.extract import opened_thinking
 
 VERIFY_THREADS = 4
 VERIFY_BACKLOG = 512  # questions waiting for their verdict before sampling waits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import inspect
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from openrlhf_mlpo.errors import UserError
 # Templates that print today's date (Llama 3.2, SmolLM3, gpt-oss) get this one, which Llama 3.1's prints by default: a
 # prompt is the same on every day, so that a resumed run, its SFT data and its evaluation see the same prompts.
 PINNED_DATE = datetime.datetime(2024, 7, 26)
-_OPEN_THINK = re.compile(r"<think>\s*\Z")
 _QUESTION, _SYSTEM = "Q7f3 mark", "S4d9 mark"
 
 
@@ -68,9 +66,3 @@ def _renders(tokenizer, messages: Sequence[dict], variables: dict[str, Any] | No
         return bool(render_chat(tokenizer, messages, variables))
     except Exception:
         return False
-
-
-def opened_thinking(prompt: object) -> str:
-    """`<think>` and the white space behind it where a rendered prompt ends so (some chat templates do), else ""."""
-    end = _OPEN_THINK.search(prompt) if isinstance(prompt, str) else None
-    return end[0] if end else ""

@@ -15,7 +15,7 @@ from openrlhf_mlpo.engines import Conversation, Sampling
 from openrlhf_mlpo.errors import UserError, versions
 from openrlhf_mlpo.pool.draw import Draw, draw_of, make_draw
 from openrlhf_mlpo.pool.format import open_pool
-from openrlhf_mlpo.pool.sample import PACKAGES, opened_thinking, sample_agent
+from openrlhf_mlpo.pool.sample import PACKAGES, sample_agent
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.prompts.budget import count_tokens
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
@@ -24,6 +24,7 @@ from openrlhf_mlpo.questions import Question, questions_dataset
 from openrlhf_mlpo.rounds import Player, agent_player
 from openrlhf_mlpo.sft.traces import KINDS, Trace, compose, leaks
 from openrlhf_mlpo.team import Agent, load_team
+from openrlhf_mlpo.verify.extract import opened_thinking
 
 Team = list[tuple[Agent, Player]]
 

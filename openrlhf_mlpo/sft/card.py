@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections import Counter
 
 from openrlhf_mlpo.errors import UserError, versions
+from openrlhf_mlpo.files import write_whole
 from openrlhf_mlpo.pool.format import read_manifest
 from openrlhf_mlpo.pool.sample import PACKAGES
 from openrlhf_mlpo.prompts.budget import count_tokens
@@ -85,9 +85,7 @@ def write(args, traces: list[dict], counts: dict, about: dict) -> None:
         "card.md": markdown(about),
     }
     for name, text in texts.items():
-        temporary = args.out / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, args.out / name)
+        write_whole(args.out / name, [text])
     made = ", ".join(f"{kind} {number}" for kind, number in counts["made"].items())
     print(f"{args.out / 'train.jsonl'}: {len(traces)} traces ({made}); {args.out / 'card.md'} says more")
     for kind, number in counts["wanted"].items():

@@ -26,6 +26,7 @@ _PLAIN = {
     **dict(zip(map(ord, "\u3001\u3002\u2018\u2019\u201c\u201d\u201a\u201b"), ",.''\"\"''")),
 }
 _THINK = re.compile(r"<(/?)think>", re.IGNORECASE)
+_OPEN_THINK = re.compile(r"<think>\s*\Z")
 _WRAPPERS = ("$", "\\", "*", "_", "`")
 _BLANKS = re.compile(r"\s+")
 
@@ -126,6 +127,12 @@ def extract_answer(text: str, *, boxed: bool = True) -> str | None:
         if len(found) == 1:  # several boxes are several answers: the verifier sees them all
             block = found[0]
     return clean(block) or None
+
+
+def opened_thinking(prompt: object) -> str:
+    """`<think>` and the white space behind it where a rendered prompt ends so (some chat templates do), else ""."""
+    end = _OPEN_THINK.search(prompt) if isinstance(prompt, str) else None
+    return end[0] if end else ""
 
 
 def _without_thinking(text: str) -> str:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from openrlhf_mlpo.verify.extract import extract_answer, is_formatted, response_of
+from openrlhf_mlpo.verify.extract import extract_answer, is_formatted, opened_thinking, response_of
 from openrlhf_mlpo.verify.labels import parse_label
 from openrlhf_mlpo.verify.verdicts import TASKS, verify_response
 
@@ -65,8 +65,7 @@ def _score(query: object, prompt: object, label: object, task: Any) -> tuple[flo
             _warn_once("start", "the prompt was not found at the start of a decoded sample, which scores 0: the "
                        "tokenizer does not give back the text it was given")  # fmt: skip
             return 0.0, 0.0, 0.0
-        if prompt.rstrip().endswith("<think>"):  # some chat templates open the thinking themselves
-            response = "<think>" + response
+        response = opened_thinking(prompt) + response
         gold = parse_label(label)
         if callable(task):
             answer = extract_answer(response, boxed=_boxed())

@@ -23,8 +23,8 @@ def main() -> None:
     with args.out.open("w", encoding="utf-8") as file:
         for row in rows:
             if row["task"] in q.MAKERS:
-                made = {"task": "bbh", "subtask": row["task"], "question": row["input"], "answer": row["target"]}
-                file.write(json.dumps(made) + "\n")
+                kept = {"task": "bbh", "subtask": row["task"], "question": row["input"], "answer": row["target"]}
+                file.write(json.dumps(kept) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from openrlhf_mlpo.engines import Sampling, make_engine, seed_of  # noqa: E402
+from openrlhf_mlpo.engines import Sampling, make_engine  # noqa: E402
+from openrlhf_mlpo.engines.base import seed_of  # noqa: E402
 
 
 def bench_vllm(args) -> None:

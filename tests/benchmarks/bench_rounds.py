@@ -101,7 +101,7 @@ def main() -> None:
 
         from vllm import SamplingParams
 
-        from openrlhf_mlpo.engines import seed_of
+        from openrlhf_mlpo.engines.base import seed_of
 
         def bare() -> tuple[float, float, int]:
             calls = []

@@ -3,7 +3,7 @@
     python3 -m tests.benchmarks.bench_verify              # about two minutes on 2 cores; --json FILE keeps the numbers
 
 The batch: 128 MATH problems × 8 responses (long thinking, repeats, right answers in several notations, wrong ones).
-Golds come from ../shared/data where it exists, else from a built-in list. Ours is called as OpenRLHF does: one sample
+Golds come from the folder MLPO_REAL_ROWS, else from a built-in list. Ours is called as OpenRLHF does: one sample
 a call, prompt + response decoded, from threads. "first" is with empty memories (workers running), "again" the same
 batch once more. The others are called in the main thread, where their signals work, on the response alone. Then
 1 % of the responses are replaced by hostile ones (ours only: the others' limits do not hold on all of them).
@@ -23,8 +23,8 @@ from pathlib import Path
 
 from openrlhf_mlpo.verify import equality, extract_answer, reward, workers
 from tests import hostile
+from tests.real_rows import FOLDER
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 BUILT_IN = [
     "42",
     "-7",
@@ -46,11 +46,11 @@ Sample = tuple[str, str, str]  # prompt, response, gold
 
 def golds(count: int, rng: random.Random) -> list[str]:
     """Gold answers of `count` problems."""
-    found: list[str] = []
+    answers: list[str] = []
     for name in ("math_train_sample.jsonl", "math_test_sample.jsonl"):
-        if (DATA / name).exists():
-            found += [json.loads(line)["answer"] for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
-    return rng.sample(found, count) if len(found) >= count else rng.choices(BUILT_IN, k=count)
+        if (FOLDER / name).exists():
+            answers += [json.loads(line)["answer"] for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
+    return rng.sample(answers, count) if len(answers) >= count else rng.choices(BUILT_IN, k=count)
 
 
 def _prose(rng: random.Random, words: int) -> str:
