@@ -109,6 +109,9 @@ FALSE_PAYS: Table = {
     "\\text{angel}": (("Angel",), ("angle", "glean")),
     "\\frac{2}{3}": (("0.666667",), ("0.667", "0.6667")),
     "4": ((), ("\\pm 4",)),
+    "110_2": (("110_{2}", "110"), ("110_3", "110_{8}")),
+    "110": (("110_{10}",), ("110_2",)),
+    "\\text{Ren\u00e9}": (("Rene\u0301",), ("Rene",)),
 }  # fmt: skip
 
 
@@ -152,7 +155,9 @@ ODD = ["It isn't so", "Answer set", "Vitamin A", "x^2"]
         (ODD, "D", ("x²", "D. \\(x^{2}\\)"), ("D. x^3",)), (["TT", "Tt"], "B", ("Tt",), ("TT", "T")),
         (["A", "~A"], "B", ("~A",), ("A",)),
         ((), "B", ("B. Plan A", "B. World War II", "B - $f(x)$", "(B) Type O blood", "blue (B)", "b) blue"),
-         ("B or C", "(B) and (C)", "B, maybe D", "A B C", "B) x or C) y", "neither (B)", "B. C. D.")),
+         ("B or C", "(B) and (C)", "B, maybe D", "A B C", "B) x or C) y", "neither (B)", "B. C. D.",
+          "B) 5, C) 6", "B. x; C. y")),
+        (["th\u00e9", "the"], "A", ("the\u0301", "A. the\u0301"), ("the",)),
     ],
 )  # fmt: skip
 def test_choices(choices: list[str], gold: str, right: tuple[str, ...], wrong: tuple[str, ...]) -> None:
@@ -167,6 +172,8 @@ def test_choices(choices: list[str], gold: str, right: tuple[str, ...], wrong: t
         "not 7", "0 7")),
         ("object_counting", "12", ("12 fruits.",), ("1 2", "1, 2")),
         ("multistep_arithmetic_two", "-15", ("(-15)", "−15", "The answer is -15."), ("15",)),
+        ("multistep_arithmetic_two", "-14", ("(3 + 4) * (-2) = -14", "7 × (−2) = −14"),
+         ("-13 = -14", "5 - 9 = -4 = -14")),
         ("bbh_multistep_arithmetic_two", "1500", ("1,500", "1{,}500", "+1500"), ("1 50 0",)),
         ("dyck_languages", "} ]", ('"} ]"', "'}]'.", "} , ]"), ("} ] )",)), ("bbh_dyck_languages", "} ]", ("}]",),
         ("]}",)),

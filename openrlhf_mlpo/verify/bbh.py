@@ -76,7 +76,8 @@ def normal(answer: str, kind: str, choices: Sequence[str] = ()) -> str:
         name = options.letter(answer, choices)
         return f"({name})" if name else ""
     if kind == "number":
-        value = rational(_NUMBER_IN_BRACKETS.sub(r"\1", equality.form(answer)[0]))
+        text = _WORKING.sub("", equality.form(answer)[0])
+        value = rational(_NUMBER_IN_BRACKETS.sub(r"\1", text))
         return str(value[0]) if value else ""
     text = options.bare(answer)
     if kind == "brackets":
@@ -90,6 +91,7 @@ def normal(answer: str, kind: str, choices: Sequence[str] = ()) -> str:
     return options.fold(text)
 
 
+_WORKING = re.compile(r"^[^=]*[\d)]\s*(?:[-+*/]|\\cdot|\\times)[^=]*= ?(?=[^=]*$)")  # `7 + 1 = 8` answers 8
 _NUMBER_IN_BRACKETS = re.compile(r"^\((.*)\)$")
 
 

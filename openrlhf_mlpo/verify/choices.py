@@ -31,7 +31,8 @@ _LETTER_FIRST = re.compile(
 _LETTER_LAST = re.compile(r"(?P<text>.*\S)\s*[(\[]\s*(?P<name>[A-Z])\s*[)\]]\.?")
 _BRACKETS = re.compile(r"[(\[](.*)[)\]]")
 _NAMED = re.compile(
-    r"(?<!\w)[(\[]\s*[A-Z]\s*[)\]]|\b(?:or|and|not|nor|option|choice|answer) [(\[]?[A-Z][)\]]?(?![\w'.])",
+    r"(?<!\w)[(\[]\s*[A-Z]\s*[)\]]|\b(?:or|and|not|nor|option|choice|answer) [(\[]?[A-Z][)\]]?(?![\w'.])"
+    r"|[,;]\s*[A-H][).:] ",
     re.IGNORECASE,
 )
 _ONLY_NAMES = re.compile(

@@ -28,6 +28,7 @@ _LISTED = re.compile(r"[(\[{]|,\s")
 _MONOMIAL = re.compile(r"-?[\d.,/]+(?:\s?[A-Za-z])+")
 _LETTERS = re.compile(r"[A-Za-z]")
 _NESTED_LIST = re.compile(r"[\[{(]\s*[\[({][^\[\](){}]*[\])}](?:\s*,\s*[\[({][^\[\](){}]*[\])}])*\s*[\])}]")
+_BASE = re.compile(r"\d\s?_\s?\{?(\d+)\}?$")
 _OPTION = re.compile(r"\(?[A-Z]\)?")
 _DEPTH_STEP = {"{": 1, "(": 1, "[": 1, "}": -1, ")": -1, "]": -1}
 _DIGITS = re.compile(r"\d+")
@@ -117,6 +118,10 @@ def _refused(gold: str, answer: str) -> bool:
         return True  # latex2sympy adds them up: "1 2 3" would pay for 6
     if " | " in answer and " | " not in gold:
         return True
+    if (base := _BASE.search(answer)) and base[1] != "10":  # math-verify drops bases: 101_3 would pay for 101_2
+        meant = _BASE.search(gold)
+        if meant is None or meant[1] != base[1]:
+            return True
     for one, other in ((gold, answer), (answer, gold)):
         if _MONOMIAL.fullmatch(one) and not _LETTERS.search(other):
             return True  # math-verify takes some letters for units: "5m" would pay for 5, and "15 ab" for 15

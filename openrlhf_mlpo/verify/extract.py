@@ -181,6 +181,7 @@ def _boxes(text: str) -> list[str]:
 def clean(text: str) -> str:
     """Make an answer plain: ASCII digits and minus signs, single blanks, no control characters, no markup around it."""
     if not text.isascii():
+        text = unicodedata.normalize("NFC", text)  # an accent is one character, as a keyboard writes it
         text = "".join(_plain(char) for char in text.translate(_PLAIN))
     text = _BLANKS.sub(" ", text.replace("\x00", "")).strip()
     if not text.isprintable():
