@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from eval.play.methods import BUDGETS, LEADER_METHODS, METHODS, Config
 from eval.play.players import split_engine
+from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, load_template
 from openrlhf_mlpo.questions import TASKS, TEST_FRACTION
@@ -170,13 +170,13 @@ def engine_args_of(args: argparse.Namespace, leaders: dict[str, str]) -> dict[st
     own = by_leader(named, leaders, "--engine_args")
     common: dict[str, Any] = {}
     for text in (text for text in args.engine_args if text not in named):
-        common |= json_object(text, "--engine_args ")
-    variables = json_object(args.chat_template_kwargs, "--chat_template_kwargs ")
+        common |= json_object(text, "--engine_args")
+    variables = json_object(args.chat_template_kwargs, "--chat_template_kwargs")
     settled = {}
     for name, model in leaders.items():
         engine = split_engine(model)[0]
         settings = {} if engine == "callable" else common  # a function knows no argument of vLLM's
-        settings = settings | json_object(own.get(name, "{}"), f"--engine_args {name}=")
+        settings = settings | json_object(own.get(name, ""), f"--engine_args of {name}")
         if variables and engine == "openai":
             settings["extra_body"] = {"chat_template_kwargs": variables, **settings.get("extra_body", {})}
         elif variables and engine != "callable":
@@ -199,14 +199,3 @@ def by_leader(texts: Sequence[str], leaders: Collection[str], flag: str) -> dict
         if not given or name not in leaders:
             raise UserError(f"{flag} {name}=…: the leaders are {', '.join(leaders) or 'none'}")
     return dict(text.split("=", 1) for text in texts)
-
-
-def json_object(text: str, flag: str) -> dict[str, Any]:
-    """A flag's JSON object; `flag`: what stands before it."""
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{flag}{text}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f'{flag}{text}: write a JSON object, such as {{"max_model_len": 4096}}')
-    return value

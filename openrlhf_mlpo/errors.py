@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 
 class UserError(Exception):
     """A mistake the user can fix; its message is the whole report, in one line."""
+
+
+@contextlib.contextmanager
+def errors_at(place: str) -> Generator[None]:
+    """Put `place`, such as a flag or a file, before the text of a UserError raised within."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}{error}") from None
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from openrlhf_mlpo.engines import Sampling, check_engine
 from openrlhf_mlpo.engines.base import refuse_secrets
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, errors_at
 
 # Settings that say where and how fast an agent runs, not what it answers: they may change when a run is resumed.
 OPERATIONAL = frozenset(
@@ -106,10 +106,8 @@ def load_team(path: str | Path) -> list[Agent]:
     refuse_secrets(content, where)  # first: no later error may show one
     if unknown := sorted(set(map(str, content)) - {"agents", "defaults"}):
         raise UserError(f"{where}: unknown key {unknown[0]!r}; the keys are agents and defaults")
-    try:
+    with errors_at(f"{where}, defaults: "):
         defaults = _checked(content.get("defaults") or {})
-    except UserError as error:
-        raise UserError(f"{where}, defaults: {error}") from None
     agents: list[Agent] = []
     mistakes = []
     for number, entry in enumerate(content["agents"], 1):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from openrlhf_mlpo.cli import pool, sample_team
-from openrlhf_mlpo.cli.options import Parser, add_question_flags, json_object
+from openrlhf_mlpo.cli.options import Parser, add_question_flags
+from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError
 from tests.small import make_pool
 
@@ -35,7 +36,7 @@ def test_help_shows_one_spelling():
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", '"x"'])
 def test_json_that_is_no_object(text):
-    with pytest.raises(UserError, match="--engine_args is not a JSON object"):
+    with pytest.raises(UserError, match="^--engine_args .*: not a JSON object"):
         json_object(text, "--engine_args")
     assert json_object("", "--engine_args") == {}
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from openrlhf_mlpo.engines import Outcomes, Sampling
 from openrlhf_mlpo.engines.answers import Answers, Timed
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import errors_at
 from openrlhf_mlpo.rounds import Generate, Prompt
 
 
@@ -38,10 +38,8 @@ class Models:
         self.asked = self.reused = 0
         self.outcomes: dict[str, Outcomes] = {}  # by player
         self._counted: set[str] = set()
-        try:
+        with errors_at("--out "):
             self.store = Answers(store)
-        except UserError as error:
-            raise UserError(f"--out {error}") from None
 
     def generate(
         self, name: str, make: Callable[[], Any], identity: dict, sampling: Sampling, *, kind: str = ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, errors_at
 from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.questions import Question
 
@@ -38,10 +38,8 @@ def read_pool(path: str | Path, team: Sequence[str], questions: Sequence[Questio
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    try:
+    with errors_at("--pool "):
         pool = open_pool(path)
-    except UserError as error:
-        raise UserError(f"--pool {error}") from None
     if "subtask" not in pool.column_names:
         pool = pool.add_column("subtask", [""] * len(pool))
     pool = pool.select_columns(["task", "subtask", "question", "responses"]).with_format("arrow")

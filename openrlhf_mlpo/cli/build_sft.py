@@ -20,8 +20,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from openrlhf_mlpo.cli.options import Parser, add_drop_flag, at_least, between, json_object
+from openrlhf_mlpo.cli.options import Parser, add_drop_flag, at_least, between
 from openrlhf_mlpo.engines import ENGINES
+from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.pool.draw import keep_questions

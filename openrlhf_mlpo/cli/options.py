@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,14 +95,3 @@ def between(args: argparse.Namespace, low: float, high: float, names: Sequence[s
     for name in names:
         if not low <= getattr(args, name) <= high:
             raise UserError(f"--{name} must be between {low:g} and {high:g}, not {getattr(args, name)}")
-
-
-def json_object(text: str, flag: str) -> dict[str, Any]:
-    """The JSON object that was given as `flag` ("" : an empty one). Raises UserError."""
-    try:
-        value = json.loads(text or "{}")
-        if not isinstance(value, dict):
-            raise ValueError(f"it is a {type(value).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{flag} is not a JSON object such as '{{\"name\": 1}}': {error}") from None
-    return value

@@ -220,3 +220,14 @@ def whole_number(settings: Mapping, name: str, least: int = 1, greatest: float =
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= greatest:
         bounds = f">= {least}" if greatest == math.inf else f"from {least} to {greatest}"
         raise UserError(f"engine_args: {name} must be a whole number {bounds}, not {value!r}")
+
+
+def json_object(text: str, flag: str) -> dict[str, Any]:
+    """Settings of an engine or a chat template, given to `flag` as JSON ("": none). Raises UserError."""
+    try:
+        value = json.loads(text or "{}")
+        if not isinstance(value, dict):
+            raise ValueError(f"it is a {type(value).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{flag} {text}: not a JSON object such as '{{\"name\": 1}}': {error}") from None
+    return value

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from openrlhf_mlpo import cpu
-from openrlhf_mlpo.errors import UserError, one_line
+from openrlhf_mlpo.errors import UserError, errors_at, one_line
 from openrlhf_mlpo.preflight import requirements
 from openrlhf_mlpo.preflight.requirements import EngineNeed, Requirements
 from openrlhf_mlpo.train import flags, seams
@@ -110,11 +110,8 @@ def check_deepspeed(words: list[str]) -> tuple[int, list[str]]:
     """Have DeepSpeed's launcher judge its flags. Returns the GPUs it takes and the command it runs on each."""
     from deepspeed.launcher.runner import parse_args
 
-    try:
-        with parsing("deepspeed", []):
-            args = parse_args(words)
-    except UserError as error:
-        raise UserError(f"deepspeed: {error}") from None
+    with errors_at("deepspeed: "), parsing("deepspeed", []):
+        args = parse_args(words)
     module = ["-m"] if args.module else []
     return max(args.num_gpus, 1) * max(args.num_nodes, 1), ["python3", *module, args.user_script, *args.user_args]
 
@@ -126,12 +123,9 @@ def check_vllm(words: list[str]) -> EngineNeed:
 
     if words[:1] != ["serve"]:
         raise UserError(f"vllm {' '.join(words[:1])}: only vllm serve can be checked")
-    try:
-        with parsing("vllm serve", []):
-            args = make_arg_parser(FlexibleArgumentParser()).parse_args(words[1:])
-            validate_parsed_serve_args(args)
-    except UserError as error:
-        raise UserError(f"vllm serve: {error}") from None
+    with errors_at("vllm serve: "), parsing("vllm serve", []):
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args(words[1:])
+        validate_parsed_serve_args(args)
     model = args.model_tag or args.model
     names = ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
     settings = {name: value for name in names if (value := getattr(args, name)) is not None}
@@ -152,7 +146,7 @@ def check_python(words: list[str], gpus: int, on_cpu: bool) -> Requirements:
     else:
         raise UserError(f"python3 {' '.join(words[:2])}: only modules (-m) and scripts can be checked")
     name = Path(program).stem if program.endswith(".py") else program.rpartition(".")[2]
-    try:
+    with errors_at(f"{name}: "):
         if program == WRAPPER:
             program, argv = importlib.import_module(program).parse_args(argv)
         elif program != MLPO:
@@ -160,9 +154,7 @@ def check_python(words: list[str], gpus: int, on_cpu: bool) -> Requirements:
         needs = requirements_of(program, argv, gpus, on_cpu)
         for engine in needs.engines:
             check_engine(engine)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-    return needs
+        return needs
 
 
 def requirements_of(program: str, argv: list[str], gpus: int, on_cpu: bool) -> Requirements:

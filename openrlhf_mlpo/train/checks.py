@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_mlpo.cpu import use_cpu
+from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import parse_team_size
 from openrlhf_mlpo.prompts.templates import load_template
@@ -102,11 +102,6 @@ CHECKS: tuple[Check, ...] = (
     ),
     (lambda a: not a.mlpo.drop_correct > 0, "--mlpo.drop_correct must be above 0: 0 would leave out every question"),
     (
-        lambda a: a.mlpo.chat_template_kwargs and not isinstance(_json(a.mlpo.chat_template_kwargs), dict),
-        "--mlpo.chat_template_kwargs {mlpo.chat_template_kwargs}: not a JSON object; write one such as "
-        '{{"enable_thinking": false}}',
-    ),
-    (
         lambda a: a.mlpo.loss_norm != "constant" and a.actor.loss_agg_mode != a.mlpo.loss_norm,
         "--actor.loss_agg_mode and --mlpo.loss_norm contradict each other; give one of them",
     ),
@@ -152,10 +147,15 @@ def conflicts(args: SimpleNamespace) -> Iterator[str]:
     yield from reward_problems(args.reward.remote_url or "")
     yield from _mixture_problems(args)
     yield from _team_problems(args)
+    yield from _refusal("", json_object, args.mlpo.chat_template_kwargs, "--mlpo.chat_template_kwargs")
+    yield from _refusal("--mlpo.template: ", load_template, args.mlpo.template)
+
+
+def _refusal(place: str, read: Callable[..., object], *args: str) -> Iterator[str]:
     try:
-        load_template(args.mlpo.template)
+        read(*args)
     except UserError as error:
-        yield f"--mlpo.template: {error}"
+        yield f"{place}{error}"
 
 
 def _team_problems(args: SimpleNamespace) -> Iterator[str]:
@@ -201,10 +201,3 @@ def _raises(parse: Callable[[str], object], text: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None

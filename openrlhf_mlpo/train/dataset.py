@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from openrlhf.datasets import PromptDataset
 
+from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import Draw, keep_questions, make_draw, parse_team_size
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
@@ -121,7 +122,7 @@ def prompt_budget(args) -> int:
 
 def make_renderer(tokenizer, args) -> PromptRenderer:
     """The renderer of leader prompts that the nested training arguments ask for."""
-    variables = json.loads(args.mlpo.chat_template_kwargs or "{}")
+    variables = json_object(args.mlpo.chat_template_kwargs, "--mlpo.chat_template_kwargs")
     template = load_template(args.mlpo.template)
     return PromptRenderer(tokenizer, template, prompt_budget(args), args.mlpo.show, chat_template_kwargs=variables)
 

@@ -160,8 +160,8 @@ def settle(args: dict, given: set[str]) -> None:
         args["actor.loss_agg_mode"] = args["mlpo.loss_norm"]
 
 
-def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> set[str]:
+def given_flags(parser: argparse.ArgumentParser) -> set[str]:
     """Names (without dashes) of the flags that stand on the command line, abbreviations resolved."""
-    words = {word.split("=", 1)[0] for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")}
+    words = {word.split("=", 1)[0] for word in sys.argv[1:] if word.startswith("--")}
     options = {option: action.dest for action in parser._actions for option in action.option_strings}
     return {options[o] for w in words for o in options if o == w or (w not in options and o.startswith(w))}

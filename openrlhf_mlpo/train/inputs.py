@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import get_dataset_split_names
-from transformers import AutoConfig, AutoTokenizer
 
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, errors_at
+from openrlhf_mlpo.models import open_config, open_tokenizer
 from openrlhf_mlpo.pool.draw import parse_team_size
 from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.prompts.chat_template import PINNED_DATE, prints_date
@@ -44,11 +44,8 @@ def check_files(args: SimpleNamespace, flat: dict) -> None:
     if args.mlpo.rounds > 1 and not Path(args.mlpo.team).exists():
         raise UserError(f"--mlpo.team: team file {args.mlpo.team}: no such file; recipes/serve_team.sh can write one")
     model, n = args.actor.model_name_or_path, args.rollout.n_samples_per_prompt
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True)
-        settle_model(flat, AutoConfig.from_pretrained(model, trust_remote_code=True))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--actor.model_name_or_path {model}: {str(error).splitlines()[0]}") from None
+    tokenizer = open_tokenizer(model, "--actor.model_name_or_path")
+    settle_model(flat, open_config(model, "--actor.model_name_or_path"))
     renderer = make_renderer(tokenizer, args)
     if prints_date(tokenizer, renderer.chat_template_kwargs):
         note = f"the chat template of {model} prints the date; all prompts say {PINNED_DATE:%d %b %Y}"
@@ -112,10 +109,8 @@ def check_dataset(dataset, renderer: PromptRenderer, args, path: str, evaluation
             f"--mlpo.team {args.mlpo.team} has no agent {unknown[0]!r}, whose responses {path} holds; name the team "
             "file that the pool was sampled with"
         )
-    try:
+    with errors_at(f"{path}: "):
         keep, _ = select_rows(dataset, renderer, args, evaluation)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     if not args.mlpo.drop_long and (long := list(too_long(dataset, keep, renderer, args, evaluation))):
         row, error = long[0]
         raise UserError(f"{path}: row {row + 1}: {error}, or leave out {len(long)} such rows with --mlpo.drop_long")
