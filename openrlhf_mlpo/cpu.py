@@ -2,8 +2,7 @@
 
 OpenRLHF assumes CUDA in a dozen places. `activate` replaces exactly those, each when its module is first imported, in
 the driver and (through Ray's worker set-up hook) in every Ray worker; vLLM's own worker process imports
-`CPUWorkerWrap` by name. The mathematics and the control flow stay OpenRLHF's own. Slow for anything but models of a
-few million parameters: this is for learning, tests and CI.
+`CPUWorkerWrap` by name. The mathematics and the control flow stay OpenRLHF's own. For models of a few million parameters.
 """
 
 from __future__ import annotations
@@ -95,9 +94,7 @@ def check_arguments(args: dict) -> None:
         if args.get(flag):
             raise UserError(f"--{flag} needs a GPU; leave it out on a CPU")
     if args.get("train.dynamic_batch_enable") and (not args.get("mlpo.pool") or args["mlpo.share_prompt"] == "off"):
-        raise UserError(
-            "--train.dynamic_batch_enable needs a GPU unless --mlpo.share_prompt is on; leave it out on a CPU"
-        )
+        raise UserError("--train.dynamic_batch_enable: on a CPU it needs --mlpo.share_prompt on; leave it out")
     if (attention := args.get("ds.attn_implementation") or "").startswith(("flash", "flex")):
         raise UserError(f"--ds.attn_implementation {attention} needs a GPU; use sdpa or eager on a CPU")
     if args.get("vllm.sync_backend") == "nccl":
