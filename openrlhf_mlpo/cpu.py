@@ -141,7 +141,7 @@ def _set_environment() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # DeepSpeed compiles its CPU ops once; beside the interpreter they are found again by every later run. So is ninja,
-    # in an activated environment or not: another version of it would compile them anew.
+    # in an activated environment or not: another version of it would compile them again.
     scripts, path = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)
     if scripts not in path.split(os.pathsep):
         os.environ["PATH"] = scripts + os.pathsep + path

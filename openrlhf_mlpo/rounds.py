@@ -17,7 +17,7 @@ from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.models import context_length, open_tokenizer
 from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
-from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages, load_template
+from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages, load_template, with_system
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.team import Agent
 from openrlhf_mlpo.verify.extract import opened_thinking
@@ -95,7 +95,8 @@ class Player:
         """What this agent is sent: the question, and from round 1 its last response and the leader's last output."""
 
         def build(own: str | None, leader: str | None) -> list[dict]:
-            return self.with_system(agent_messages(self.template or template, question, own=own, leader=leader))
+            messages = agent_messages(self.template or template, question, own=own, leader=leader)
+            return with_system(self.system, messages)
 
         texts = self.fit([own or "", leader or ""], lambda texts: build(*texts)) if own is not None else (None, None)
         return build(*texts)
@@ -107,12 +108,6 @@ class Player:
         if self.renderer is not None:
             return self.renderer.render(question, responses, last_output)
         return leader_messages(template, question, responses, last_output=last_output, show=self.show)
-
-    def with_system(self, messages: list[dict]) -> list[dict]:
-        if not self.system:
-            return messages
-        rest = [message for message in messages if message["role"] != "system"]
-        return [{"role": "system", "content": self.system}, *rest]
 
     def fit(self, texts: Sequence[str], build: Callable[[Sequence[str]], list[dict]]) -> list[str]:
         """The texts, cut from their beginnings (the answer is at the end) until `build(texts)` fits the budget."""

@@ -55,7 +55,7 @@ sft() { # model to start from, its data, name of what comes out, learning rate
     --data.input_key input --data.output_key output --data.input_template "{}" --data.max_len "$MAX_LEN" \
     --ds.zero_stage 2 --train.max_epochs 1 --train.batch_size 4 --train.micro_batch_size 2 --adam.lr "$4"
 }
-# This model does not keep to the output form when told to: it learns it first.
+# This model does not keep to the output form when asked to: it learns it first.
 stage form-data $PY recipes/smollm2/form_data.py --model "$DIR/model" --template "$FORM" --seed "$SEED" --out "$DIR/form.jsonl"
 sft "$DIR/model" "$DIR/form.jsonl" form 1e-4
 stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/form" --out "$DIR/sft" \

@@ -227,9 +227,9 @@ def test_equal_tokens_fill_the_budget_and_stay_in_it(everything):
 
 def test_transcripts_keep_every_message(everything):
     _, transcripts, _ = everything
-    told = next(t for t in transcripts if t["method"] == "leader_team")
-    assert len(told["turns"]) == 12 and told["gold"] == QUESTIONS[0].answer
-    assert set(told["turns"][0]) >= {
+    shown = next(t for t in transcripts if t["method"] == "leader_team")
+    assert len(shown["turns"]) == 12 and shown["gold"] == QUESTIONS[0].answer
+    assert set(shown["turns"][0]) >= {
         "player",
         "round",
         "prompt",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.budget import encode, end_of, share_budget
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
-from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages, load_template
+from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, leader_messages, load_template, with_system
 from openrlhf_mlpo.prompts.untrusted import control_tokens, defuse
 from tests.tiny import make_tiny_model
 
@@ -166,3 +166,9 @@ def test_tokenizer_without_chat_template_is_refused(tokenizer):
             PromptRenderer(tokenizer, load_template("chat"), 100)
     finally:
         tokenizer.chat_template = template
+
+
+def test_an_agent_has_one_system_message():
+    messages = agent_messages(PromptTemplate("own", agent_system="Be brief."), "How many?")
+    assert [message["content"] for message in with_system("Be kind.", messages)] == ["Be kind.", "How many?"]
+    assert [message["content"] for message in with_system("", messages)] == ["Be brief.", "How many?"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# Wordings with which an English text takes something back or goes over it anew, as regular expressions. Each asks for
+# Wordings with which an English text takes something back or goes over it again, as regular expressions. Each asks for
 # the words around it that tell turning back from other uses: "wait, …" but not "the wait was long".
 TURN_BACK = (
     r"(?:^|[.,;:!?(\n]\s*|\b(?:but|oh|no|hmm+)[,\s]+)wait\b(?!\s+(?:for|until|till|time)\b)",
@@ -67,11 +67,11 @@ def revises(output: str) -> bool:
 
 def _stated(thought: str) -> set[str]:
     """The different answers that a text states as its own, in a form in which they can be compared."""
-    found = set()
+    answers = set()
     for sentence in _SENTENCE.split(thought):
         if not _OTHERS.search(sentence):
             for boxed, said in _STATED.findall(sentence):
                 text = _BOXED.sub(r"\1", boxed or said).strip(" .*$`'\"()").casefold()
                 if text and not _NEGATED.match(text):
-                    found.add("".join(text.split()))
-    return found
+                    answers.add("".join(text.split()))
+    return answers

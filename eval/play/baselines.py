@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from eval.play.state import Play
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.templates import agent_messages, leader_messages
+from openrlhf_mlpo.prompts.templates import agent_messages, leader_messages, with_system
 from openrlhf_mlpo.rounds import Turn, shown_order
 
 DEBATE = (
@@ -38,7 +38,8 @@ def debate(play: Play) -> None:
                 for number, text in enumerate(texts[1:], 1)
             ]
             others = form.separator.join(blocks)
-            return team[k].with_system(agent_messages(form, questions[i].text, own=texts[0], leader=others))
+            messages = agent_messages(form, questions[i].text, own=texts[0], leader=others)
+            return with_system(team[k].system, messages)
 
         last = [turn.text for turn in episodes[i][-1]]
         return build(team[k].fit([last[k], *last[:k], *last[k + 1 :]], build))
@@ -67,7 +68,7 @@ def mixture_of_agents(play: Play) -> None:
         form = replace(form, instruction_team=form.agent_instruction, system=form.agent_system)
 
         def build(texts: Sequence[str]) -> list[dict]:
-            return team[k].with_system(leader_messages(form, questions[i].text, texts))
+            return with_system(team[k].system, leader_messages(form, questions[i].text, texts))
 
         return build(team[k].fit(shown[i], build))
 

@@ -101,5 +101,5 @@ class Players:
 
 def split_engine(model: str) -> tuple[str, str]:
     """`openai:MODEL`, `ray:MODEL` and `callable:FILE.py:FUNCTION` name an engine; anything else is vLLM's."""
-    engine, found, rest = model.partition(":")
-    return (engine, rest) if found and engine in ("openai", "ray", "callable", "vllm") else ("vllm", model)
+    engine, colon, rest = model.partition(":")
+    return (engine, rest) if colon and engine in ("openai", "ray", "callable", "vllm") else ("vllm", model)

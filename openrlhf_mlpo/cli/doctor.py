@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         fix = f"\n{'':<8}fix: {finding.fix}" if finding.fix else ""
         print(f"{finding.level:<8}{finding.text}{fix}", flush=True)
         if finding.level == FATAL and finding.text.startswith("openrlhf"):
-            break  # nothing else can be told without it
+            break  # nothing else can be judged without it
     print(f"{levels.count(FATAL)} fatal, {levels.count(WARNING)} warnings")
     return 1 if FATAL in levels else 0
 

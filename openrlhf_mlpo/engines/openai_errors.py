@@ -200,6 +200,6 @@ def _message(body: Any) -> str:
         return body if isinstance(body, str) else ""
     if "msg" in body and isinstance(body.get("loc"), list):  # FastAPI's: where and what
         return f"{'.'.join(map(str, body['loc']))}: {body['msg']}"
-    raw = body["metadata"].get("raw") if isinstance(body.get("metadata"), dict) else None  # what a gateway was told
+    raw = body["metadata"].get("raw") if isinstance(body.get("metadata"), dict) else None  # what a gateway heard
     words = next((_message(body[name]) for name in ("error", "message", "detail", "msg") if body.get(name)), "")
     return f"{words}: {raw}" if isinstance(raw, str) else words

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from openrlhf_mlpo.engines import Completion, Conversation, Engine, Outcomes, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, versions
 from openrlhf_mlpo.pool.writer import PoolWriter
-from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages
+from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, with_system
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.team import Agent
 from openrlhf_mlpo.verify.extract import opened_thinking
@@ -38,8 +38,7 @@ class LazyMap(Sequence):
 
 def conversation_of(agent: Agent, template: PromptTemplate, question: Question) -> list[dict]:
     """What an agent is asked about a question."""
-    messages = agent_messages(template, question.text)
-    return [{"role": "system", "content": agent.system}, *messages] if agent.system else messages
+    return with_system(agent.system, agent_messages(template, question.text))
 
 
 def sample_agent(

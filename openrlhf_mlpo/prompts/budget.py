@@ -75,7 +75,7 @@ def _core(tokenizer) -> Tokenizer | None:
     """The Rust tokenizer inside one of Hugging Face's, which costs a quarter; None where it gives other tokens."""
     core = _same_core(tokenizer)
     if core is not None:
-        # Another's call of the Python wrapper may have left these set; it sets them anew in each call.
+        # Another's call of the Python wrapper may have left these set; it sets them in each call.
         if core.truncation is not None:
             core.no_truncation()
         if core.padding is not None:

@@ -120,6 +120,6 @@ class PromptRenderer:
             messages = chat_messages(self.template, self.template.system, [content])
             return render_chat(self.tokenizer, messages, self.chat_template_kwargs)
 
-        before, found, after = rendered(mark).partition(mark)
+        before, marked, after = rendered(mark).partition(mark)
         probe = "a {b} <c>\n\n'd' & {{ e }} \\boxed{f}"
-        return (before, after) if found and before + probe + after == rendered(probe) else None
+        return (before, after) if marked and before + probe + after == rendered(probe) else None

@@ -130,6 +130,14 @@ def agent_messages(
     return chat_messages(template, template.agent_system, parts)
 
 
+def with_system(system: str, messages: list[dict]) -> list[dict]:
+    """The messages with an agent's own system message ("": none) in place of the template's."""
+    if not system:
+        return messages
+    rest = [message for message in messages if message["role"] != "system"]
+    return [{"role": "system", "content": system}, *rest]
+
+
 def shown(responses: Sequence[str], show: str) -> Sequence[str]:
     """What the leader sees of each response: all of it ("full"), or its final answer alone ("answer")."""
     if show == "full":

@@ -86,8 +86,8 @@ def write(args, traces: list[dict], counts: dict, about: dict) -> None:
     }
     for name, text in texts.items():
         write_whole(args.out / name, [text])
-    made = ", ".join(f"{kind} {number}" for kind, number in counts["made"].items())
-    print(f"{args.out / 'train.jsonl'}: {len(traces)} traces ({made}); {args.out / 'card.md'} says more")
+    by_kind = ", ".join(f"{kind} {number}" for kind, number in counts["made"].items())
+    print(f"{args.out / 'train.jsonl'}: {len(traces)} traces ({by_kind}); {args.out / 'card.md'} says more")
     for kind, number in counts["wanted"].items():
         if counts["made"][kind] < number:
             print(f"note: {counts['made'][kind]} of {number} wanted traces of kind {kind}; there were no more")

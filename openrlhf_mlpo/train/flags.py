@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mlpo.team_size",
         default="0",
         metavar="K|LOW-HIGH",
-        help="responses per draw, of agents chosen at random; a range draws the number anew for each prompt, more than "
+        help="responses per draw, of agents chosen at random; a range draws a number for each prompt, more than "
         "there are agents takes several responses of one (default: 0, one of each agent)",
     )
     group.add_argument(

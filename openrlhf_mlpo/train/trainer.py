@@ -81,7 +81,7 @@ def constant_loss_norm(loss_batch_info: dict, length: int) -> dict:
 
 
 class MLPOSamplesGenerator(SamplesGenerator):
-    """Rollouts whose prompts are drawn anew in each episode, and the same again after a resume.
+    """Rollouts whose prompts are drawn again in each episode, and the same again after a resume.
 
     The episode is counted from the prompts consumed, which checkpoints hold, and not from OpenRLHF's loop: resumed
     right at the end of a pass, that loop may run one more under the old number.

@@ -120,12 +120,12 @@ def extract_answer(text: str, *, boxed: bool = True) -> str | None:
     if block is None:
         if not boxed:
             return None
-        found = _boxes(text)
-        block = found[-1] if found else ""
+        boxes = _boxes(text)
+        block = boxes[-1] if boxes else ""
     else:
-        found = _boxes(block)
-        if len(found) == 1:  # several boxes are several answers: the verifier sees them all
-            block = found[0]
+        boxes = _boxes(block)
+        if len(boxes) == 1:  # several boxes are several answers: the verifier sees them all
+            block = boxes[0]
     return clean(block) or None
 
 
@@ -164,7 +164,7 @@ def _boxes(text: str) -> list[str]:
     if "\\boxed" not in text and "\\fbox" not in text:
         return []
     stack: list[tuple[int, bool]] = []  # where the content of each open brace begins, and whether it is a box
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for token in _BOXED_TOKENS.finditer(text):
         mark = token.group()
         if len(mark) > 2:
@@ -173,9 +173,9 @@ def _boxes(text: str) -> list[str]:
             stack.append((token.end(), False))
         elif mark == "}" and stack:
             start, is_box = stack.pop()
-            if is_box and not (found and found[-1][0] > start):
-                found.append((start, token.start()))
-    return [text[start:end] for start, end in found]
+            if is_box and not (spans and spans[-1][0] > start):
+                spans.append((start, token.start()))
+    return [text[start:end] for start, end in spans]
 
 
 def clean(text: str) -> str:

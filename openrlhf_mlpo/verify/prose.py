@@ -1,8 +1,8 @@
 r"""Find the one answer that a sentence commits to: `The area is 12 cm.` says 12, `12 or 13` says `12, 13`.
 
-The text comes in the notation of `latex`. Words are told from mathematics by their shape; what stands beside the
-mathematics must be harmless (`There are 12 ways.`, `12 cm`). A sentence that denies, compares, calculates in words or
-holds several values without listing them is no mathematics: it only equals the same words.
+The text comes in the notation of `latex`. Words are recognised by their shape; what stands beside the mathematics
+must be harmless (`There are 12 ways.`, `12 cm`). A sentence that denies, compares, calculates in words or holds several
+values without listing them is no mathematics: it only equals the same words.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _is_spoken(match: re.Match[str]) -> bool:
 
 def _tokens(text: str) -> Tokens:
     """The words, blanks and pieces of mathematics of a text."""
-    found: Tokens = []
+    tokens: Tokens = []
     matches = list(_TOKEN.finditer(text))
     for index, match in enumerate(matches):
         kind, token = match.lastgroup, match.group()
@@ -128,8 +128,8 @@ def _tokens(text: str) -> Tokens:
             following = matches[index + 1 : index + 3]  # an article if a word follows
             article = token in ("a", "A", "I") and [match.lastgroup for match in following] == ["blank", "word"]
             kind = "word" if article and is_word(following[1].group()) else "math"
-        found.append((kind if kind in ("word", "blank") else "math", token))
-    return found
+        tokens.append((kind if kind in ("word", "blank") else "math", token))
+    return tokens
 
 
 def _segment(tokens: Tokens) -> Tokens | None:

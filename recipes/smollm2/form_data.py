@@ -2,8 +2,8 @@
 
     python3 recipes/smollm2/form_data.py --model runs/smollm2/model --out runs/smollm2/form.jsonl
 
-Told or shown the form in its prompt, SmolLM2-135M-Instruct keeps to it in fewer than one of ten outputs, so that no
-warm start could be built from them. Bigger chat models need no such rows.
+With the form in its prompt, SmolLM2-135M-Instruct keeps to it in fewer than one of ten outputs, so that no warm start
+could be built from them. Bigger chat models need no such rows.
 Writes JSON Lines {"input": rendered leader prompt, "output": trace}, half of the prompts with two responses, of which
 each is right or wrong.
 """
