@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openrlhf_mlpo.verify import equality, is_correct, reward, verify_response, workers
+from openrlhf_mlpo.verify import is_correct, reward, verify_response, workers
+from tests import hostile
 
 ROOT = Path(__file__).parents[1]
 ENDLESS = r"\int_0^1 \sin(x^x)/x^x dx"
@@ -31,7 +32,7 @@ RIGHT = [
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "1")
     workers.run("parses", "x")
-    equality.forget()
+    hostile.forget()
 
 
 def _spin() -> None:
