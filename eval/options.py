@@ -9,6 +9,7 @@ from typing import Any
 
 from eval.play.methods import BUDGETS, LEADER_METHODS, METHODS, Config
 from eval.play.players import split_engine
+from openrlhf_mlpo.cli.options import Parser
 from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, load_template
@@ -22,8 +23,9 @@ USUAL = {"math": "HuggingFaceH4/MATH-500", "bbh": "lukaemon/bbh", "mmlu": "cais/
 # fmt: off
 def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags as they stand; `check` settles them."""
-    p = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, argument_default="")
+    p = Parser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, argument_default="",
+        renamed={"--leader_engine_args": "--engine_args"})
     add = p.add_argument
     several: dict[str, Any] = {"action": "append", "default": []}
     add("--leader", **several, metavar="[NAME=]MODEL",
@@ -87,9 +89,6 @@ def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.
     add("--label", help="name of this run in a report of several (default: the team file's name)")
     add("--seed", type=int, default=0, help="of every sample, tie and order (default 0)")
     add("--out", required=True, help="folder to write to; what was answered there before is not asked again")
-    for flag, old in (("skip_bad_rows", "skip-bad-rows"), ("engine_args", "leader_engine_args")):  # other spellings
-        more = several if flag == "engine_args" else {"action": "store_true", "default": False}
-        add(f"--{old}", **more, dest=flag, help=argparse.SUPPRESS)
     return p.parse_args(argv)
 # fmt: on
 

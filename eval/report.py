@@ -34,6 +34,7 @@ from eval.reporting.explorer import explorer_page  # noqa: E402
 from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System, load_run  # noqa: E402
 from eval.reporting.store import as_json, long_table  # noqa: E402
 from openrlhf_mlpo.errors import run_cli  # noqa: E402
+from openrlhf_mlpo.files import write_whole  # noqa: E402
 
 
 def draw(groups: Sequence, runs: Mapping[str, Run], training: Mapping, out: Path) -> dict[str, tuple[str, str]]:
@@ -122,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "report.json": json.dumps(as_json(groups), indent=1, ensure_ascii=False) + "\n",
         "report.csv": long_table(groups).to_csv(index=False, float_format="%.6g"),
     }
-    for name, text in files.items():  # half a surrogate pair, as models may write, has no place in UTF-8
-        (out / name).write_text(text, encoding="utf-8", errors="replace")
+    for name, text in files.items():
+        write_whole(out / name, [text])
     size = f"{len(files['report.html'].encode(errors='replace')) / 1e6:.1f} MB"
     print(f"wrote {out / 'report.md'}, report.html ({size}), report.json, report.csv and {len(plots)} plots")
     return 0

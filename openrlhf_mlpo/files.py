@@ -9,7 +9,7 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +113,8 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
         part.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
+    """Write rows as JSON Lines, the whole file or none. Raises UserError when it cannot be written."""
+    write_whole(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

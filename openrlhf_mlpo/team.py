@@ -20,7 +20,7 @@ from typing import Any
 
 from openrlhf_mlpo.engines import Sampling, check_engine
 from openrlhf_mlpo.engines.base import refuse_secrets
-from openrlhf_mlpo.errors import UserError, errors_at
+from openrlhf_mlpo.errors import UserError, errors_at, one_line
 
 # Settings that say where and how fast an agent runs, not what it answers: they may change when a run is resumed.
 OPERATIONAL = frozenset(
@@ -135,7 +135,7 @@ def _read(path: Path, where: str) -> Any:
         line = f"line {mark.line + 1}: " if mark else ""
         raise UserError(f"{where}: not valid YAML: {line}{error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: not valid YAML: {one_line(error)}") from None
 
 
 def _agent(entry: Any, defaults: dict) -> Agent:

@@ -6,6 +6,7 @@
 #   bash recipes/quickstart_cpu.sh --seed 1 --dir runs/seed1
 #   bash recipes/quickstart_cpu.sh --ablations  # also MLPO without SFT: some 4 minutes more
 #   bash recipes/quickstart_cpu.sh --dry-run    # prints the commands
+#   REAL_ROWS=bbh.jsonl bash recipes/quickstart_cpu.sh  # also on real BBH rows (JSON Lines: task, input, target)
 #
 # Watch: "reward" beside the mlpo bar, the share of the leader's answers that are right. Expect: DIR/report/report.md, with
 # the leader and its team above majority vote, the best agent and the untrained leader in the first round. Stopped, the
@@ -46,7 +47,7 @@ else
   SFT_ROWS=${SFT_ROWS:-3200} SFT_BATCH=16 SFT_EPOCHS=2 EPISODES=${EPISODES:-2} ROLLOUT_PROMPTS=32 GROUP=8
   ROUNDS=3 SAMPLES=4 UNSEEN_TEST=150 UNSEEN_MODELS=(4 5 6 7) UNSEEN_SIZES=(1 3 5 8)
 fi
-REAL_ROWS=${REAL_ROWS:-}  # JSON Lines with task, input and target, as BBH has them; empty: none
+REAL_ROWS=${REAL_ROWS:-}
 MAX_LEN=448 MAX_NEW_TOKENS=80
 
 PY=.venv/bin/python

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from openrlhf_mlpo.verify import equality, latex, numbers, prose
+
 
 @dataclass(frozen=True)
 class Case:
@@ -24,6 +26,20 @@ class Case:
     def label(self) -> str:
         """The label OpenRLHF would carry."""
         return json.dumps({"answer": self.gold, "task": self.task})
+
+
+def forget() -> None:
+    """Empty the memories of earlier verdicts."""
+    equality._remembered.clear()
+    for cached in (
+        equality.form,
+        equality._settle,
+        latex.notation,
+        prose.answer_of,
+        numbers.rational,
+        numbers.value_of,
+    ):
+        cached.cache_clear()
 
 
 def block(answer: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.evaluate import evaluate, write_jsonl
+from eval.evaluate import evaluate
 from eval.play.methods import Config
 from eval.report import main
 from eval.reporting import claims as compared
@@ -28,6 +28,7 @@ from eval.reporting.runs import MAJORITY, ROUTER, System, load_run
 from eval.reporting.stats import paired, wilson
 from eval.reporting.store import summarise
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.files import write_jsonl
 from openrlhf_mlpo.prompts.templates import load_template
 from tests import fake_players as fake
 
@@ -476,7 +477,7 @@ def test_odd_text_does_not_stop_a_report(folder, tmp_path):
         file = tmp_path / "run" / name
         file.write_text("\ufeff" + file.read_text().replace("I add", "\\ud83d I add"), encoding="utf-8")
     assert main([str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
-    assert "? I add" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "\ufffd I add" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_budgets_may_reach_to_other_rounds(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openrlhf_mlpo.verify import equality, reward
+from openrlhf_mlpo.verify import reward
 from tests import hostile
 
 LIMIT = 0.5  # seconds of processor time
@@ -32,7 +32,7 @@ def _memory() -> int:
 @pytest.mark.timeout(600)
 def test_hostile_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", str(LIMIT))
-    equality.forget()
+    hostile.forget()
     reward(["\\boxed{x+2-1}"], [""], ['{"answer": "x+1", "task": "math"}'])
     before = psutil.Process().memory_info().rss
     most, done = [0], threading.Event()

@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openrlhf_mlpo.verify import equality, is_correct, reward, verify_response, workers
+from openrlhf_mlpo.verify import is_correct, reward, verify_response, workers
+from tests import hostile
 
 pytestmark = pytest.mark.slow  # a minute in all: processes that die and are replaced
 
@@ -33,7 +34,7 @@ RIGHT = [
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPO_VERIFY_TIMEOUT", "1")
     workers.run("parses", "x")
-    equality.forget()
+    hostile.forget()
 
 
 def _spin() -> None:

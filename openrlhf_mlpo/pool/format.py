@@ -46,6 +46,15 @@ def pool_schema():
     return pa.schema([*fields, pa.field("responses", pa.list_(response_type()))])
 
 
+def damaged(file: Path, error: Exception) -> UserError:
+    """The error of a pool's Parquet file that cannot be read."""
+    if file.parent.name == "_parts":
+        fix = "delete it: the same sample_team command samples again what it held"
+    else:
+        fix = "put a copy of it in its place, or sample into another directory"
+    return UserError(f"{file}: damaged ({one_line(error, 120)}); {fix}")
+
+
 def read_manifest(path: str | Path) -> dict:
     """POOL/_manifest.json. Raises UserError when there is no pool at `path`, or its manifest is damaged."""
     file = Path(path) / MANIFEST
@@ -87,7 +96,7 @@ def count_rows(path: str | Path, files: list[Path]) -> list[int]:
         try:
             rows.append(pq.ParquetFile(file).metadata.num_rows)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{file}: damaged: {one_line(error)}; put a copy of it in its place") from None
+            raise damaged(file, error) from None
     whole = re.search(r"-of-0*(\d+)$", files[0].stem)
     if whole and int(whole[1]) != len(files):
         raise UserError(f"{path}: {len(files)} of {whole[1]} files are in data/; copy the pool again")

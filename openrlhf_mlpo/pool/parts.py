@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from openrlhf_mlpo.errors import UserError, one_line
-from openrlhf_mlpo.pool.format import response_type
+from openrlhf_mlpo.pool.format import damaged, response_type
 
 
 class AgentResponses:
@@ -82,15 +81,6 @@ class AgentResponses:
         except (OSError, pa.ArrowException) as error:
             raise damaged(file, error) from None
         return table["responses"].combine_chunks().flatten()
-
-
-def damaged(file: Path, error: Exception) -> UserError:
-    """The error of a pool's Parquet file that cannot be read."""
-    if file.parent.name == "_parts":
-        fix = "delete it: the same sample_team command samples again what it held"
-    else:
-        fix = "put a copy of it in its place, or sample into another directory"
-    return UserError(f"{file}: damaged ({one_line(error, 120)}); {fix}")
 
 
 def interleave(by_agent: list, samples: int):

@@ -9,8 +9,7 @@ from typing import Any
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import MAX_CORRECT, keep_question
-from openrlhf_mlpo.pool.format import count_rows, pool_files
-from openrlhf_mlpo.pool.parts import damaged
+from openrlhf_mlpo.pool.format import count_rows, damaged, pool_files
 from openrlhf_mlpo.questions import COLUMNS, Question, majority
 from openrlhf_mlpo.text import markdown_table
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.pool.format import MANIFEST, pool_schema, read_manifest, response_type
-from openrlhf_mlpo.pool.parts import AgentResponses, damaged, interleave
+from openrlhf_mlpo.pool.format import MANIFEST, damaged, pool_schema, read_manifest, response_type
+from openrlhf_mlpo.pool.parts import AgentResponses, interleave
 from openrlhf_mlpo.pool.settings import contradiction
 
 ROWS_PER_GROUP = 1024  # questions per Parquet row group and Arrow batch

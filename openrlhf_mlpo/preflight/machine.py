@@ -114,13 +114,6 @@ def check_disk(sizes: dict[Path, float]) -> Iterator[Finding]:
         yield Finding(OK, text) if size <= free else Finding(FATAL, text, fix)
 
 
-def hub_cache() -> Path:
-    """The folder that models are downloaded to."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE)
-
-
 def in_hub_cache(name: str) -> bool:
     """Whether a model of the hub has been downloaded."""
     from huggingface_hub import try_to_load_from_cache

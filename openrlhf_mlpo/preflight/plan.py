@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from huggingface_hub.constants import HF_HUB_CACHE
+
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.preflight import machine as here
 from openrlhf_mlpo.preflight import memory
@@ -95,7 +97,7 @@ class Plan:
             yield Finding(NOTE, f"{name} ({size}) is not in the hub cache yet", f"hf download {name}{gated}")
             if model and name not in self.downloads:
                 self.downloads.add(name)
-                self.disk[here.hub_cache()] += 2 * model.parameters
+                self.disk[Path(HF_HUB_CACHE)] += 2 * model.parameters
 
     def _later_rounds(self, needs: Requirements) -> Iterator[Finding]:
         """Whether an agent's prompt, with its own last response and the leader's output, fits its context."""

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, one_line
 
 # Templates that print today's date (Llama 3.2, SmolLM3, gpt-oss) get this one, which Llama 3.1's prints by default: a
 # prompt is the same on every day, so that a resumed run, its SFT data and its evaluation see the same prompts.
@@ -38,7 +38,7 @@ def check_chat_template(tokenizer, system: bool = False, variables: dict[str, An
     try:
         prompt = render_chat(tokenizer, messages, variables)
     except Exception as error:  # whatever a template raises, by raise_exception or by accident
-        problem = f"refuses the prompt ({' '.join(str(error).split())[:200]})"
+        problem = f"refuses the prompt ({one_line(error, 200)})"
         if system and _renders(tokenizer, [question], variables):
             raise UserError(
                 f"the chat template of {model!r} {problem}: it has no system role; move `system` of the prompt "

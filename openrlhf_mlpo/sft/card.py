@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 
 from openrlhf_mlpo.errors import UserError, versions
-from openrlhf_mlpo.files import write_whole
+from openrlhf_mlpo.files import write_jsonl, write_whole
 from openrlhf_mlpo.pool.format import read_manifest
 from openrlhf_mlpo.pool.sample import PACKAGES
 from openrlhf_mlpo.prompts.budget import count_tokens
@@ -79,13 +79,9 @@ def write(args, traces: list[dict], counts: dict, about: dict) -> None:
             f"--leader {args.leader}: no trace could be made from {about['yield']['outputs']} outputs, of which "
             f"{about['yield']['right outputs']} are right; {args.out / 'outputs'} holds them"
         )
-    texts = {
-        "train.jsonl": "".join(json.dumps(trace, ensure_ascii=False) + "\n" for trace in traces),
-        "card.json": json.dumps(about, indent=1, ensure_ascii=False) + "\n",
-        "card.md": markdown(about),
-    }
-    for name, text in texts.items():
-        write_whole(args.out / name, [text])
+    write_jsonl(args.out / "train.jsonl", traces)
+    write_whole(args.out / "card.json", [json.dumps(about, indent=1, ensure_ascii=False), "\n"])
+    write_whole(args.out / "card.md", [markdown(about)])
     by_kind = ", ".join(f"{kind} {number}" for kind, number in counts["made"].items())
     print(f"{args.out / 'train.jsonl'}: {len(traces)} traces ({by_kind}); {args.out / 'card.md'} says more")
     for kind, number in counts["wanted"].items():

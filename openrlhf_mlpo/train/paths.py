@@ -6,6 +6,8 @@ import ast
 import os
 from collections.abc import Iterator
 
+from openrlhf_mlpo.errors import one_line
+
 # Endings of a path by which OpenRLHF's loader takes it for something else than a folder.
 _LOADER_ENDINGS = (".py", ".json", ".jsonl", ".csv", ".parquet", ".arrow")
 
@@ -48,7 +50,7 @@ def _reward_file_problems(path: str) -> Iterator[str]:
     except FileNotFoundError:
         yield f"--reward.remote_url {path}: no such file"
     except (OSError, SyntaxError, ValueError) as error:
-        yield f"--reward.remote_url {path}: not a Python file that can be read: {' '.join(str(error).split())}"
+        yield f"--reward.remote_url {path}: not a Python file that can be read: {one_line(error)}"
     else:
         names = {getattr(node, "name", None) for node in nodes}  # functions, and names that are imported
         names |= {node.asname for node in nodes if isinstance(node, ast.alias)}

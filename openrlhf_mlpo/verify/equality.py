@@ -168,13 +168,6 @@ def _ask(gold: str, answer: str) -> bool | None:
     return verdict
 
 
-def forget() -> None:
-    """Empty the memory of earlier pairs (tests and benchmarks)."""
-    _remembered.clear()
-    for cached in (form, _settle, latex.notation, prose.answer_of, numbers.rational, numbers.value_of):
-        cached.cache_clear()
-
-
 def _after_fork() -> None:
     global _lock
     _lock = Lock()  # another thread of the parent may have held it

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import questions as q
 from leader_data import PHRASES, derive, follow
 
 from openrlhf_mlpo.errors import run_cli
+from openrlhf_mlpo.files import write_jsonl
 from openrlhf_mlpo.prompts.untrusted import defuse
 
 # How much of each task (in questions.MAKERS' order) an agent is taught; leader_data.PHRASES is how it puts its answer.
@@ -71,10 +71,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", encoding="utf-8") as file:
-        for row in itertools.islice(rows(args.agent, args.seed, args.revise), args.n):
-            file.write(json.dumps(row) + "\n")
+    write_jsonl(args.out, itertools.islice(rows(args.agent, args.seed, args.revise), args.n))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from openrlhf_mlpo.errors import UserError, run_cli
+from openrlhf_mlpo.files import write_jsonl
 
 SPLITS = ("agents", "train", "test")
 _BUCKETS = {"agents": range(0, 5), "train": range(5, 8), "test": range(8, 10)}
@@ -160,32 +160,17 @@ def questions(split: str, seed: int, subtasks: list[str] | None = None) -> Itera
             yield {"task": "bbh", "subtask": subtask, "question": question, "answer": answer}
 
 
-def read_questions(path: Path) -> set[str]:
-    """The question texts of a JSONL file (field `question`, or BBH's `input`), for --exclude."""
-    with path.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
-    return {row.get("question", row.get("input", "")) for row in rows}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=SPLITS, required=True, help="agents | train | test, disjoint by content")
     parser.add_argument("--n", type=int, default=600, help="questions to write, the tasks in turn (default 600)")
     parser.add_argument("--seed", type=int, default=0, help="which questions of the split (default 0)")
     parser.add_argument("--subtasks", nargs="+", choices=list(MAKERS), default=None, help="default: all three")
-    parser.add_argument("--exclude", type=Path, default=None, help="JSONL file whose questions are never written")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     args = parser.parse_args()
     if args.n < 1:
         raise UserError(f"--n {args.n}: ask for at least 1 question")
-    if args.exclude and not args.exclude.is_file():
-        raise UserError(f"--exclude {args.exclude}: no such file; leave the flag out or name a JSONL file")
-    banned = read_questions(args.exclude) if args.exclude else set()
-    stream = (row for row in questions(args.split, args.seed, args.subtasks) if row["question"] not in banned)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", encoding="utf-8") as file:
-        for row in itertools.islice(stream, args.n):
-            file.write(json.dumps(row) + "\n")
+    write_jsonl(args.out, itertools.islice(questions(args.split, args.seed, args.subtasks), args.n))
     print(f"{args.out}: {args.n} questions of split {args.split}, seed {args.seed}")
 
 

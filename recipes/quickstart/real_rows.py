@@ -8,10 +8,12 @@ Reads JSON Lines with `task`, `input` and `target`, as BBH has them, and writes 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import questions as q
+
+from openrlhf_mlpo.errors import run_cli
+from openrlhf_mlpo.files import read_rows, write_jsonl
 
 
 def main() -> None:
@@ -19,13 +21,12 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="JSONL file with task, input and target")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     args = parser.parse_args()
-    rows = [json.loads(line) for line in args.rows.read_text(encoding="utf-8").splitlines()]
-    with args.out.open("w", encoding="utf-8") as file:
-        for row in rows:
-            if row["task"] in q.MAKERS:
-                kept = {"task": "bbh", "subtask": row["task"], "question": row["input"], "answer": row["target"]}
-                file.write(json.dumps(kept) + "\n")
+    rows = (row for _, row in read_rows(args.rows) if row["task"] in q.MAKERS)
+    write_jsonl(
+        args.out,
+        ({"task": "bbh", "subtask": r["task"], "question": r["input"], "answer": r["target"]} for r in rows),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

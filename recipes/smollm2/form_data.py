@@ -11,11 +11,11 @@ each is right or wrong.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 
 from openrlhf_mlpo.errors import run_cli
+from openrlhf_mlpo.files import write_jsonl
 from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
@@ -51,13 +51,11 @@ def main() -> None:
     tokenizer = open_tokenizer(args.model, "--model")
     renderer = PromptRenderer(tokenizer, load_template(args.template), args.max_prompt_tokens)
     rng = random.Random(args.seed)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", encoding="utf-8") as file:
-        for _ in range(args.n):
-            question, said, output = row(rng)
-            # train_sft puts a blank before an end token that is missing.
-            record = {"input": renderer.render(question, said), "output": output + tokenizer.eos_token}
-            file.write(json.dumps(record) + "\n")
+    rows = (row(rng) for _ in range(args.n))
+    # train_sft puts a blank before an end token that is missing.
+    write_jsonl(
+        args.out, ({"input": renderer.render(q, said), "output": o + tokenizer.eos_token} for q, said, o in rows)
+    )
     print(f"{args.out}: {args.n} rows")
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from openrlhf_mlpo.verify import equality, extract_answer, reward, workers
+from openrlhf_mlpo.verify import extract_answer, reward, workers
 from tests import hostile
 from tests.real_rows import FOLDER
 
@@ -168,10 +168,10 @@ def main() -> None:
         }
         return verdicts
 
-    equality.forget()
+    hostile.forget()
     one = report("ours, 1 thread, first", timed(ours, samples))
     report("ours, 1 thread, again", timed(ours, samples))
-    equality.forget()
+    hostile.forget()
     report("ours, 64 threads, first", timed(ours, samples, 64))
     report("ours, 64 threads, again", timed(ours, samples, 64))
 
@@ -181,13 +181,13 @@ def main() -> None:
     mixed = list(samples)
     for place, answer in zip(places, bad, strict=True):
         mixed[place] = (*samples[place][:1], hostile.block(answer), samples[place][2])
-    equality.forget()
+    hostile.forget()
     verdicts, times, total = timed(ours, mixed, 64)
     report("ours, 64 threads, 1 % hostile", (verdicts, times, total))
     wrong = sum(verdicts[i] != one[i] for i in range(len(samples)) if i not in places) + sum(
         verdicts[i] for i in places
     )
-    equality.forget()
+    hostile.forget()
     finished: list[float] = []
 
     def others(index: int) -> None:
