@@ -33,7 +33,7 @@ from eval.reporting.curves import read_training, telling  # noqa: E402
 from eval.reporting.explorer import explorer_page  # noqa: E402
 from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System, load_run  # noqa: E402
 from eval.reporting.store import as_json, long_table  # noqa: E402
-from openrlhf_mlpo.errors import run_cli  # noqa: E402
+from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 from openrlhf_mlpo.files import write_whole  # noqa: E402
 
 
@@ -105,7 +105,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                    help="TensorBoard folder of the training, for its learning curves; may repeat")  # fmt: skip
     p.add_argument("--max_megabytes", type=float, default=4.5,
                    help="size of report.html; transcripts are left out beyond it (default %(default)s)")  # fmt: skip
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if not 0 <= args.max_megabytes < float("inf"):
+        raise UserError(f"--max_megabytes must be a size from 0 on, not {args.max_megabytes}")
+    folders = [Path(run).resolve() for run in args.runs]
+    if twice := [run for run, folder in zip(args.runs, folders, strict=True) if folders.count(folder) > 1]:
+        raise UserError(f"{twice[-1]}: named twice; one run is not two seeds of an experiment")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,7 +120,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = {title: run for group in groups for title, run in zip(group.titles, group.runs, strict=True)}
     training = read_training(args.training)
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from None
     plots = draw(groups, runs, training, out)
     body = markdown.render(blocks(groups, plots, every=True))
     files = {

@@ -122,6 +122,8 @@ def open_source(source: str, task: str, split: str | None) -> tuple[Rows, bool]:
     """(place, row) pairs, and whether a split has to be made from content. Raises UserError."""
     if task not in TASKS:
         raise UserError(f"--task {task!r} is unknown; the tasks are {', '.join(TASKS)}")
+    if not source.strip():  # such as a shell variable that is not set; as a path it would be this folder
+        raise UserError("the questions are named by an empty text: give a file, a folder or a Hugging Face dataset")
     path = Path(source).expanduser()
     if path.is_dir():
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():

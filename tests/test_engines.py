@@ -144,11 +144,20 @@ def test_a_function_that_raises_is_one_line_and_the_answers_beside_it_are_kept(t
         ("def answer(:", "not valid Python"),
         ("import nothing_of_this_name\ndef answer(messages, **_): return ''", "cannot import .*nothing_of_this_name"),
         ("def answer(messages, **_): return ''\nprint(1 / 0)", r"raised ZeroDivisionError: .*\(agent.py, line 2\)"),
+        ("def answer(messages, **_): return ''\nraise SystemExit", r"raised SystemExit: .*\(agent.py, line 2\)"),
     ],
 )
 def test_mistakes_in_a_function_s_file(tmp_path, body, message):
     with pytest.raises(UserError, match=message):
         make_engine(agent_file(tmp_path, body), engine="callable")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_function_that_exits_does_not_end_the_run_without_a_word(tmp_path, threads):
+    model = agent_file(tmp_path, "import sys\ndef answer(messages, **_):\n    sys.exit('no licence')\n")
+    with make_engine(model, engine="callable", engine_args={"threads": threads}) as engine:
+        with pytest.raises(UserError, match=r"raised SystemExit: no licence \(agent.py, line 3\)$"):
+            engine.generate(["x"])
 
 
 def test_two_files_of_one_name_are_two_functions(tmp_path):

@@ -447,6 +447,9 @@ def test_table_of_something_else(tmp_path):
         cli.main([str(make_pool(tmp_path / "pool", rename={"responses": "other"}))])
     with pytest.raises(UserError, match="--plot .*: "):
         cli.main([str(make_pool(tmp_path / "good")), "--plot", str(tmp_path / "p.what")])
+    for share in ("0", "-1", "nan"):
+        with pytest.raises(UserError, match=f"--drop_correct must be above 0, not {share}"):
+            cli.main([str(tmp_path / "good"), f"--drop_correct={share}"])
 
 
 def test_the_manifest_is_json(tmp_path):

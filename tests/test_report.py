@@ -459,7 +459,8 @@ def test_damaged_and_half_written_runs(folder, tmp_path, message):
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("manifest.json", None, "no manifest.json, so the evaluation did"), ("manifest.json", "[]", "no JSON object"),
+    [("manifest.json", "{}", "manifest.json: has no list 'team'"),
+     ("manifest.json", None, "no manifest.json, so the evaluation did"), ("manifest.json", "[]", "no JSON object"),
      ("manifest.json", '{"seed"', "cut off"), ("transcripts.jsonl", '{"id": "q1", "que', "line 1 is cut off")],
 )  # fmt: skip
 def test_the_other_files_of_a_run(folder, tmp_path, name, content, message):
@@ -468,6 +469,20 @@ def test_the_other_files_of_a_run(folder, tmp_path, name, content, message):
     if content is not None:
         (tmp_path / "run" / name).write_text(content)
     fails_with(tmp_path / "run", message)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--out", "a_file"], "--out a_file: is a file"), (["--out", "a_file/out"], "--out a_file/out: Not a directory"),
+     (["--out", "out", "--max_megabytes", "nan"], "--max_megabytes must be"),
+     (["run/.", "--out", "out"], "run/.: named twice")],
+)  # fmt: skip
+def test_mistakes_on_the_command_line(folder, tmp_path, monkeypatch, more, message):
+    monkeypatch.chdir(tmp_path)
+    Path("a_file").touch()
+    Path("run").symlink_to(folder)
+    with pytest.raises(UserError, match=message):
+        main(["run", *more])
 
 
 def test_odd_text_does_not_stop_a_report(folder, tmp_path):

@@ -115,6 +115,7 @@ def test_order_of_questions_and_agents_does_not_change_a_draw(tmp_path):
         (["--template", "nice"], "template 'nice'"),
         (["--test_fraction", "2"], "--test_fraction must be between"),
         (["--questions", "none.jsonl"], "none.jsonl: no such file"),
+        (["--questions", ""], "the questions are named by an empty text"),
     ],
 )
 def test_mistakes_end_before_anything_starts(tmp_path, more, message):

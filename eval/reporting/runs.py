@@ -136,6 +136,8 @@ def load_run(path: str | Path) -> Run:
             raise ValueError
     except ValueError:
         raise UserError(f"{manifest_file}: cut off or no JSON object; {AGAIN}") from None
+    if missing := [key for key in ("team", "leaders") if not isinstance(manifest.get(key), list)]:
+        raise UserError(f"{manifest_file}: has no list {missing[0]!r}; {AGAIN}")
     frame = pd.DataFrame(rows)
     frame["system"] = [
         # Which agent best_agent or router took is their finding, no part of what they are.

@@ -76,11 +76,19 @@ def add_drop_flag(add) -> None:
     """--drop_correct, which questions of a pool are too easy."""
     add(
         "--drop_correct",
-        type=float,
+        type=_above_zero,
         default=MAX_CORRECT,
         help="leave out a question when this share of its responses or more is right, as --mlpo.drop_correct does "
         f"(default {MAX_CORRECT}, the paper's; above 1 keeps all)",
     )
+
+
+def _above_zero(text: str) -> float:
+    """A flag's number, for argparse; its error is worded by `UserError`."""
+    number = float(text)
+    if not number > 0:
+        raise UserError(f"--drop_correct must be above 0, not {text}: nothing would be left")
+    return number
 
 
 def at_least(args: argparse.Namespace, **least: float) -> None:

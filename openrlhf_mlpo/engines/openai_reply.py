@@ -104,4 +104,5 @@ def _status(error: Any) -> int:
 
 
 def _count(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) else 0
+    """A number of tokens; 0 for what is none, such as NaN, which JSON readers accept."""
+    return int(value) if isinstance(value, int | float) and 0 <= value < 2**31 else 0

@@ -90,7 +90,7 @@ class FunctionEngine(Engine):
                 result = self._await(result)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a function that exits must not end the run without a word
             raise UserError(f"agent function {self.model!r} raised {_where(error, self._source)}") from error
         completion = Completion(result) if isinstance(result, str) else result
         if not isinstance(completion, Completion) or not isinstance(completion.text, str):
@@ -165,7 +165,7 @@ def load_function(model: str) -> Callable:
         raise UserError(f"agent function {model!r}: cannot import {place}: {_where(error, path)}") from error
     except UserError:
         raise
-    except Exception as error:  # whatever the user's file does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's file does when it is imported
         raise UserError(f"agent function {model!r}: importing {place} raised {_where(error, path)}") from error
     function = getattr(module, attribute, None)
     if not callable(function):

@@ -76,8 +76,16 @@ def main() -> None:
         write_pool(folder / "pool", rows)
         settings = SimpleNamespace(
             mlpo=SimpleNamespace(
-                pool="pool", template="compact", chat_template_kwargs="", team_size="0", balance_draws=False,
-                solo_fraction=0, show="full", drop_correct=2, drop_long=False, rounds=1,
+                pool="pool",
+                template="compact",
+                chat_template_kwargs="",
+                team_size="0",
+                balance_draws=False,
+                solo_fraction=0,
+                show="full",
+                drop_correct=2,
+                drop_long=False,
+                rounds=1,
             ),  # fmt: skip
             data=SimpleNamespace(max_len=1024, input_key="input", label_key="label", apply_chat_template=True),
             rollout=SimpleNamespace(max_new_tokens=512),
