@@ -2,7 +2,7 @@
 
 OpenRLHF assumes CUDA in a dozen places. `activate` replaces exactly those, each when its module is first imported, in
 the driver and (through Ray's worker set-up hook) in every Ray worker; vLLM's own worker process imports
-`CPUWorkerWrap` by name. The mathematics and the control flow stay OpenRLHF's own. For models of a few million parameters.
+`CPUWorkerWrap` by name. The mathematics and the control flow stay OpenRLHF's own. For models of a few million weights.
 """
 
 from __future__ import annotations
