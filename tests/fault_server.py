@@ -85,6 +85,10 @@ def echo_key(server, body, prompt):
     return (400, {"error": {"message": said}}) if ODD in prompt else None
 
 
+def quote_key(server, body, prompt):
+    return message("refusal", content=None, refusal=f"I was sent {server.authorization}")(server, body, prompt)
+
+
 QUIRKS: dict[str, Callable] = {
     # one row is refused
     "filter-azure": refused(400, "The prompt triggered our content management policy.", code="content_filter"),
@@ -106,6 +110,7 @@ QUIRKS: dict[str, Callable] = {
     "hang": lambda server, body, prompt: time.sleep(server.hang_s) if ODD in prompt else None,
     "hang-up": refused(0, ""),
     "echo-key": echo_key,
+    "quote-key": quote_key,
     # `max_tokens` and the context, in the words of …
     "room-openai": context(
         "This model's maximum context length is {size} tokens. However, you requested {total} tokens ({tokens} in the "

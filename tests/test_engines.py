@@ -273,6 +273,15 @@ def test_openai_wrong_key_is_not_shown(monkeypatch):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "key, stored", [("sk-very-secret", "I was sent Bearer ***"), ("sent", "I was sent Bearer sent")]
+)
+def test_openai_key_is_not_stored_with_a_reply_that_quotes_it(monkeypatch, key, stored):
+    monkeypatch.setenv("MY_KEY", key)
+    with FaultServer(model="quote-key") as url, client(url, "quote-key", api_key_env="MY_KEY") as engine:
+        assert texts(engine.generate([ask("x")])) == [[stored]]
+
+
 def test_openai_right_key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
     with FaultServer(key="sk-right") as url, client(url) as engine:
@@ -527,6 +536,12 @@ def reply(message=None, **more):
 )  # fmt: skip
 def test_texts_of_replies(content, text, reason):
     assert completion_of(content) == Completion(text, finish_reason=reason)
+
+
+def test_counts_of_tokens_that_are_none_are_0():
+    for count in (-4, float("nan"), float("inf"), 10**400, "7", None):
+        usage = {"usage": {"prompt_tokens": 3, "completion_tokens": count}}
+        assert completion_of({**reply({"content": "a"}), **usage}) == Completion("a", 3, 0)
 
 
 @pytest.mark.parametrize(

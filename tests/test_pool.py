@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+from contextlib import contextmanager
 
 import pandas
 import pyarrow.parquet as pq
@@ -357,6 +359,33 @@ def test_a_damaged_part_is_one_line_that_says_what_to_do(tmp_path):
     part.unlink()
     assert run(tmp_path / "p") == 2 * 2 * 4 + 3 * 2
     assert list(open_pool(tmp_path / "p")) == grown()
+
+
+@contextmanager
+def no_room(most: int = 16):
+    """Let no file grow beyond so many bytes: writing fails in the middle, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_costs_nothing(tmp_path):
+    path, message = tmp_path / "p", r"--out .*p: cannot be written: File too large; once it can, the same command"
+    with pytest.raises(UserError, match=message), no_room():
+        PoolWriter(path, questions(), settings())
+    with pytest.raises(UserError, match=message), PoolWriter(path, questions(), settings()) as writer:
+        fill(writer)
+        with no_room():
+            writer.flush()
+    with pytest.raises(UserError, match=message), PoolWriter(path, questions(), settings()) as writer, no_room():
+        assert (writer.first_missing("a") == 2).all() and (writer.first_missing("b") == 2).all()
+        writer.assemble()
+    with PoolWriter(path, questions(), settings()) as writer:
+        writer.assemble()
+    assert list(open_pool(path)) == expected()
 
 
 def changed(**sampling):

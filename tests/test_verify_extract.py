@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import unicodedata
 
 import pytest
@@ -53,12 +52,12 @@ def test_response_of_keeps_a_response_that_repeats_the_prompt() -> None:
     assert response_of(PROMPT[9:] + PROMPT + OUTPUT, PROMPT).strip() == PROMPT + OUTPUT
 
 
-@pytest.mark.parametrize("prompt", ["ab" * 20_000, "a" * 40_000, "a b\n" * 10_000, "(" * 40_000 + "x"])
-def test_response_of_is_linear(prompt: str) -> None:
-    start = time.perf_counter()
+@pytest.mark.timeout(60)  # in quadratic time it would take hours
+@pytest.mark.parametrize("words", ["ab", "a", "a b\n", "("])
+def test_response_of_is_linear(words: str) -> None:
+    prompt = words * (2_000_000 // len(words)) + "x"
     response_of(prompt[15_001:] + "b" * 1000, prompt)
     response_of("b" + prompt, prompt)
-    assert time.perf_counter() - start < 1.0
 
 
 @pytest.mark.parametrize(
@@ -112,13 +111,10 @@ def test_boxed_can_be_refused() -> None:
     assert extract_answer("<answer>42</answer>", boxed=False) == "42"
 
 
-@pytest.mark.parametrize(
-    "text", ["\\boxed{" * 150_000, "<answer>" * 125_000, "{" * 10**6, "\\" * 10**6, "<think>" * 10**5]
-)
-def test_extraction_is_linear(text: str) -> None:
-    start = time.perf_counter()
-    assert extract_answer(text) is None
-    assert time.perf_counter() - start < 1.0
+@pytest.mark.timeout(60)  # in quadratic time it would take hours
+@pytest.mark.parametrize("mark", ["\\boxed{", "<answer>", "{", "\\", "<think>"])
+def test_extraction_is_linear(mark: str) -> None:
+    assert extract_answer(mark * (4 * 10**6 // len(mark))) is None
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,8 @@ class _Run:
                 limit = less if limit == self.sampling.max_tokens else 0
                 continue
             self.accepted = max(self.accepted, began)
-            return completion_of(json.loads(reply) if isinstance(reply, str) else reply)
+            completion = completion_of(json.loads(reply) if isinstance(reply, str) else reply)
+            return engine.endpoint.without_key(completion)
 
 
 async def _finished(tasks: set, stop: threading.Event) -> AsyncIterator[asyncio.Task]:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import openai
 
-from openrlhf_mlpo.engines.base import CONTENT_FILTER, REFUSED, TOO_LONG
+from openrlhf_mlpo.engines.base import CONTENT_FILTER, REFUSED, TOO_LONG, Completion
 from openrlhf_mlpo.engines.openai_reply import BadReply, completion_of
 from openrlhf_mlpo.errors import UserError
+
+_LEAST_KEY = 8  # characters of a key that is one
 
 _FAULT = "openrlhf_mlpo_fault"  # a response's extension: its status was 200, but it holds no answer
 
@@ -72,6 +74,14 @@ class Endpoint:
 
     def scrub(self, text: str) -> str:
         return text.replace(self.key, "***") if self.key else text
+
+    def without_key(self, completion: Completion) -> Completion:
+        """A reply as it may be stored: some gateways quote the request's headers in a refusal. Words that stand for a
+        key where none is needed, such as "EMPTY", may be part of an answer."""
+        if len(self.key) < _LEAST_KEY:
+            return completion
+        text, reason = self.scrub(completion.text), self.scrub(completion.finish_reason)
+        return replace(completion, text=text, finish_reason=reason)
 
     def explain(self, error: BaseException) -> BaseException:
         """The UserError for an endpoint's error; other errors come back as they are."""

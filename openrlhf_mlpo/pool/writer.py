@@ -13,11 +13,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, one_line
 from openrlhf_mlpo.pool.format import MANIFEST, damaged, pool_schema, read_manifest, response_type
 from openrlhf_mlpo.pool.parts import AgentResponses, interleave
 from openrlhf_mlpo.pool.settings import contradiction
@@ -47,7 +48,8 @@ class PoolWriter:
         self._buffer_since = 0.0
         self._lock = self._take_directory()
         try:
-            self.manifest = self._begin(manifest)
+            with _writing_to(self.path):
+                self.manifest = self._begin(manifest)
         except BaseException:
             self._lock.close()
             raise
@@ -97,7 +99,8 @@ class PoolWriter:
         ids, responses = zip(*self._buffer, strict=True)
         table = pa.table({"id": pa.array(ids), "responses": pa.array(responses, pa.list_(response_type()))})
         slot = self.manifest["slots"].index(self._buffer_agent)
-        _write_whole(table, self.parts / f"{slot:03d}-{self._next_part:07d}.parquet")
+        with _writing_to(self.path):
+            _write_whole(table, self.parts / f"{slot:03d}-{self._next_part:07d}.parquet")
         self._next_part += 1
         self._buffer = []
 
@@ -118,9 +121,10 @@ class PoolWriter:
             columns = [block[name].combine_chunks().cast(schema.field(name).type) for name in schema.names[:-1]]
             return pa.table([*columns, interleave([each.read(start, end) for each in stored], self.samples)], schema)
 
-        write_files(self.path / "_data.tmp", self.path / "_arrow.tmp", len(self.ids), rows)
-        os.replace(self.path / "_data.tmp", self.path / "_data.new")
-        self._put_in_place(self.manifest)
+        with _writing_to(self.path):
+            write_files(self.path / "_data.tmp", self.path / "_arrow.tmp", len(self.ids), rows)
+            os.replace(self.path / "_data.tmp", self.path / "_data.new")
+            self._put_in_place(self.manifest)
         self.complete = True
 
     def _take_directory(self):
@@ -211,6 +215,16 @@ class PoolWriter:
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # so lone surrogates stay valid JSON
         os.replace(temporary, self.path / MANIFEST)
+
+
+@contextmanager
+def _writing_to(path: Path) -> Iterator[None]:
+    """Raise UserError where a file of the pool cannot be written, such as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else one_line(error)
+        raise UserError(f"--out {path}: cannot be written: {why}; once it can, the same command continues") from None
 
 
 def _write_whole(table, path: Path) -> None:

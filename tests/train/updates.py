@@ -21,6 +21,9 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noq
 from openrlhf.trainer.ray.launcher import RayActorGroup  # noqa: E402
 from openrlhf.utils import get_strategy  # noqa: E402
 
+from openrlhf_mlpo.preflight.commands import run_main  # noqa: E402
+from openrlhf_mlpo.train import flags as train_flags  # noqa: E402
+from openrlhf_mlpo.train import seams  # noqa: E402
 from openrlhf_mlpo.train.prompt_batches import use_prompt_batches  # noqa: E402
 
 FLAGS = (
@@ -31,11 +34,10 @@ FLAGS = (
 
 def parse(model: Path | str, out: Path | str, *flags: str):
     """What `train_mlpo_ray` makes of its flags: its arguments, nested, with both programs' checks passed."""
-    from openrlhf_mlpo.cli.dry_run import check_command
-
-    command = ["python3 -m openrlhf_mlpo.cli.train_mlpo_ray", FLAGS, "--actor.model_name_or_path", str(model)]
-    command += ["--ckpt.output_dir", str(out), *flags]
-    return check_command(" ".join(command), on_cpu=True).args
+    command = [FLAGS, "--actor.model_name_or_path", str(model), "--ckpt.output_dir", str(out), *flags]
+    checks = [train_flags.check_arguments, lambda _, parsed: cpu.check_arguments(vars(parsed))]
+    extend = [cpu.extend_parser, train_flags.add_arguments]
+    return run_main(seams.TRAIN_MODULE, " ".join(command).split(), extend, checks)
 
 
 def make_samples(groups, *, words: int, seed: int = 0) -> list[dict]:
