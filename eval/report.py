@@ -125,7 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
-    plots = draw(groups, runs, training, out)
+    try:
+        plots = draw(groups, runs, training, out)
+    except OSError as error:
+        raise UserError(f"--out {out}: a plot cannot be written: {error.strerror or error}") from None
     body = markdown.render(blocks(groups, plots, every=True))
     files = {
         "report.md": markdown.fit(blocks(groups, plots, every=False)),
@@ -134,7 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "report.csv": long_table(groups).to_csv(index=False, float_format="%.6g"),
     }
     for name, text in files.items():  # half a surrogate pair, as models may write, has no place in UTF-8
-        (out / name).write_text(text, encoding="utf-8", errors="replace")
+        try:
+            (out / name).write_text(text, encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise UserError(f"{out / name}: cannot be written: {error.strerror or error}") from None
     size = f"{len(files['report.html'].encode(errors='replace')) / 1e6:.1f} MB"
     print(f"wrote {out / 'report.md'}, report.html ({size}), report.json, report.csv and {len(plots)} plots")
     return 0
