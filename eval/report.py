@@ -126,7 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
-    plots = draw(groups, runs, training, out)
+    try:
+        plots = draw(groups, runs, training, out)
+    except OSError as error:
+        raise UserError(f"--out {out}: a plot cannot be written: {error.strerror or error}") from None
     body = markdown.render(blocks(groups, plots, every=True))
     files = {
         "report.md": markdown.fit(blocks(groups, plots, every=False)),

@@ -219,6 +219,8 @@ def test_all_conflicts_come_in_one_message(check):
 
 
 def test_mlpo_flag_without_pool_is_refused(check):
+    with pytest.raises(UserError, match="--mlpo.pool is empty: name a pool"):
+        check("--mlpo.pool= --mlpo.team_size 2")
     with pytest.raises(UserError, match="--mlpo.team_size has no effect without --mlpo.pool"):
         check("--mlpo.team_size 2")
     with pytest.raises(UserError, match="--mlpo.drop_long, --mlpo.team_size have no effect without --mlpo.pool"):

@@ -133,6 +133,8 @@ def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
 
     given = given_flags(parser)
     if not vars(parsed)["mlpo.pool"]:
+        if "mlpo.pool" in given:  # such as a shell variable that is not set
+            raise UserError("--mlpo.pool is empty: name a pool, or leave the flag out to run OpenRLHF as it is")
         if stray := sorted(flag for flag in given if flag.startswith("mlpo.")):
             verb = "have" if len(stray) > 1 else "has"
             raise UserError(f"{', '.join(f'--{flag}' for flag in stray)} {verb} no effect without --mlpo.pool")
