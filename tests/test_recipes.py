@@ -130,7 +130,7 @@ BROKEN = [
     ("serve_team.sh", {}, "--port 8100", "--port x", "vllm serve: argument --port"),
     ("sample_team.sh", {}, "--task math", "--task maths", "maths"),
     ("evaluate.sh", {"GRPO_ENGINE": '{"actors": "two"}'}, "--rounds 5", "--rounds 5", "actors must be a whole number"),
-    ("evaluate.sh", {"GRPO_ENGINE": "{"}, "--rounds 5", "--rounds 5", "--engine_args {: not a JSON object"),
+    ("evaluate.sh", {"GRPO_ENGINE": "{"}, "--rounds 5", "--rounds 5", "--engine_args of grpo {: not a JSON object"),
     ("evaluate.sh", {}, "leader_vote", "leader_votes", "leader_votes"),
     ("evaluate.sh", {}, "--rounds 5", "--rounds 0", "--rounds must be at least 1"),
     ("evaluate.sh", {}, "enable_prefix_caching", "enable_prefix_cashing", "enable_prefix_cashing"),

@@ -75,7 +75,7 @@ def actors(family: str = "qwen3", checkpointing: bool = False, lora: int = 0, **
         )
         for name, parameter in actor.named_parameters():
             if "lora_B" in name:
-                torch.nn.init.normal_(parameter)
+                torch.nn.init.normal_(parameter, std=0.05)  # larger ones would amplify rounding
         if checkpointing:
             actor.gradient_checkpointing_enable()
         made.append(actor.train())
