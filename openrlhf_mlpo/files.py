@@ -1,5 +1,5 @@
-"""Rows of files (JSON Lines, JSON and Parquet, packed or not), each with its place for error messages; files written
-whole."""
+"""Rows of files (JSON Lines, JSON and Parquet, packed or not), each with its place for error messages; YAML files;
+files written whole."""
 
 from __future__ import annotations
 
@@ -98,6 +98,22 @@ def _read_parquet(path: Path) -> Rows:
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
+
+
+def read_yaml(path: Path, where: str, fault: str = "not valid YAML") -> Any:
+    """The content of a YAML file. Raises UserError, which begins with `where`, when it cannot be read or parsed."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{where}: {error.strerror or error}") from None
+    except yaml.MarkedYAMLError as error:  # without its excerpt, which may hold a key
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{where}: {fault}: {line}{error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{where}: {fault}: {one_line(error)}") from None
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:

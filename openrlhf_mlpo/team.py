@@ -20,7 +20,8 @@ from typing import Any
 
 from openrlhf_mlpo.engines import Sampling, check_engine
 from openrlhf_mlpo.engines.base import refuse_secrets
-from openrlhf_mlpo.errors import UserError, errors_at, one_line
+from openrlhf_mlpo.errors import UserError, errors_at
+from openrlhf_mlpo.files import read_yaml
 
 # Settings that say where and how fast an agent runs, not what it answers: they may change when a run is resumed.
 OPERATIONAL = frozenset(
@@ -100,7 +101,7 @@ def load_team(path: str | Path) -> list[Agent]:
     UserError naming the file and, for every agent with a mistake, the mistake and the fix.
     """
     where = f"team file {path}"
-    content = _read(Path(path), where)
+    content = read_yaml(Path(path), where)
     if not isinstance(content, dict) or not isinstance(content.get("agents"), list) or not content["agents"]:
         raise UserError(f"{where}: needs a list under `agents:`, each with a name and a model")
     refuse_secrets(content, where)  # first: no later error may show one
@@ -121,21 +122,6 @@ def load_team(path: str | Path) -> list[Agent]:
     if mistakes:
         raise UserError(f"{where}, {'; '.join(mistakes)}")
     return agents
-
-
-def _read(path: Path, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{where}: {error.strerror or error}") from None
-    except yaml.MarkedYAMLError as error:  # without its excerpt, which may hold a key
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{where}: not valid YAML: {line}{error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{where}: not valid YAML: {one_line(error)}") from None
 
 
 def _agent(entry: Any, defaults: dict) -> Agent:

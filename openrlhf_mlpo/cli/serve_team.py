@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openrlhf_mlpo.errors import UserError, run_cli
+from openrlhf_mlpo.files import write_whole
 from openrlhf_mlpo.team import Agent, load_team
 
 # Settings of an agent's engine that say how it runs here, and mean nothing to a server of its own.
@@ -56,10 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--gpus {args.gpus!r}: GPU {twice[0]} is given to two agents; vLLM takes most of its memory")
     import yaml
 
-    path = Path(args.endpoints)
-    path.parent.mkdir(parents=True, exist_ok=True)
     entries = [endpoint(agent, args.port + number) for number, agent in enumerate(agents)]
-    path.write_text(yaml.safe_dump({"agents": entries}, sort_keys=False), encoding="utf-8")
+    write_whole(Path(args.endpoints), [yaml.safe_dump({"agents": entries}, sort_keys=False)])
     for number, (agent, gpus) in enumerate(zip(agents, groups, strict=True)):
         print(serve_command(agent, gpus, args.port + number))
     return 0

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
-from openrlhf_mlpo.errors import UserError, one_line
+from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.files import read_yaml
 from openrlhf_mlpo.prompts.untrusted import defuse
 from openrlhf_mlpo.verify import extract_answer
 
@@ -95,12 +96,7 @@ def load_template(name_or_path: str) -> PromptTemplate:
         raise UserError(
             f"template {name_or_path!r} is neither built in ({', '.join(BUILTIN_TEMPLATES)}) nor a YAML file"
         )
-    import yaml
-
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable YAML file: {one_line(error)}") from None
+    given = read_yaml(path, str(path), "not a readable YAML file")
     known = {field.name for field in fields(PromptTemplate)} - {"name"}
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
         raise UserError(f"{path}: a template maps names to texts; the names are {', '.join(sorted(known))}")

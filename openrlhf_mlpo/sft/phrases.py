@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from openrlhf_mlpo.errors import UserError, one_line
+from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,7 @@ def load_phrases(path: str) -> Phrases:
     """The phrases of a YAML file; what it leaves out stays as built in ("" : all). Raises UserError."""
     if not path:
         return Phrases()
-    import yaml
-
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--phrases {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--phrases {path}: not valid YAML: {one_line(error)}") from None
+    given = read_yaml(Path(path), f"--phrases {path}")
     known = [field.name for field in fields(Phrases)]
     if not isinstance(given, dict) or not set(given) <= set(known):
         raise UserError(f"--phrases {path}: must map some of {', '.join(known)} to lists of texts")
