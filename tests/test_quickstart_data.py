@@ -88,7 +88,7 @@ def test_cli_writes_the_schema(tmp_path: Path) -> None:
 def test_tokenizer_knows_every_word_and_reads_back_what_it_wrote() -> None:
     import models
 
-    tokenizer = models.build_tokenizer()
+    tokenizer = models.build_tokenizer(models.vocabulary(), models.POSITIONS)
     unknown = tokenizer.unk_token_id
     texts = [row["question"] for split in q.SPLITS for row in first(split, 300)]
     for agent in (1, 2, 3):

@@ -94,7 +94,7 @@ def test_numbers_are_those_of_the_rows(folder, reported):
 
 def test_comparisons_pair_the_same_questions(folder):
     run = load_run(folder)
-    tests = compare([run])
+    tests = groups_of([run])[0].verdicts
     assert set(tests["claim"]) == {"", "a", "a, one round", "b", "c", "d"}
     assert not any("oracle" in pair.name for pair in tests.index)
     assert tests.index.is_unique
@@ -201,7 +201,7 @@ def test_seeds_are_pooled_and_teams_stand_side_by_side(tmp_path):
     found = json.loads((out / "report.json").read_text())
     words = found["groups"][0]["claims"]
     assert list(words) == ["team, seed 0", "team, seed 1", "team, seed 2", "together"]
-    assert list(words["together"]) == ["a", "a, one round", "b", "c", "d"]
+    assert list(words["together"]) == ["a", "a, one round", "b", "c", "d", "e"]
     rows = by_name(found["teams"], "team")
     assert [rows[name]["shared"] for name in ("team", "other team")] == [3, 0]
     every = [run.rounds(TEAM).mean() for run in main_group.runs]
@@ -261,6 +261,7 @@ def test_a_handful_of_questions_never_shows_a_claim(tmp_path):
     leaders = [fake.player("mlpo", always_right), fake.player("untrained", always_wrong), fake.leader("grpo", 0, 0)]
     evaluate(config, fake.team("ann", "bob", "cat"), leaders, fake.questions(4), tmp_path, manifest={})
     words = compared.claims(compare([load_run(tmp_path)]))
+    assert words.pop("e") == "not tested"  # the team is the one that the leader was trained with
     assert words["a"] == "too few (n=4)" and all(word.startswith("too few") for word in words.values())
     main([str(tmp_path), "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "report.md").read_text()
@@ -381,6 +382,24 @@ def test_team_sizes_and_an_unseen_team_beside_the_main_run(folder, tmp_path):
     main([*map(str, runs), "--out", str(out)])
     text = (out / "report.md").read_text()
     assert "## Teams and team sizes" in text and "| unseen K=3 | 1 | 3 | 0 |" in text
+
+
+def test_unseen_teams_bear_on_claim_e_alone_and_share_the_adjustment(folder, tmp_path):
+    config = Config(methods=("leader_team", "majority_vote"), rounds=1, seed=1, template=load_template("compact"))
+    leaders = [fake.player("mlpo", always_right), fake.player("untrained", always_wrong)]
+    for size, names in (("k1", ["dan"]), ("k3", ["dan", "eve", "fay"])):
+        evaluate(config, fake.team(*names), leaders, fake.questions(40), tmp_path / size,
+                 manifest={"label": f"unseen {size}"})  # fmt: skip
+    seen = load_run(folder)
+    one, three = load_run(tmp_path / "k1"), load_run(tmp_path / "k3")
+    seen.seed = one.seed = three.seed = 1
+    groups = groups_of([seen, one, three])
+    assert [set(group.verdicts["claim"]) - {""} for group in groups[1:]] == [set(), {"e"}]
+    pair = Pair(System("leader_team", "mlpo"), MAJORITY, "e")
+    test = groups[2].verdicts.loc[pair]
+    assert test["p_holm"] > test["p"] and test["verdict"] == "holds"
+    alone = groups_of([three])[0].verdicts.loc[pair]  # the only team there is: taken for its own
+    assert alone["claim"] == "a"
 
 
 def test_pooling_does_not_count_a_question_twice(folder):

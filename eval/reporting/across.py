@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -43,7 +43,9 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
     """Runs of the same label, names of agents and leaders, and number of rounds are seeds of one experiment.
 
     So a run with another team or team size is never pooled with them, even where nobody gave it a label. A run is
-    titled by label and seed, and by its folder where these do not tell two apart.
+    titled by label and seed, and by its folder where these do not tell two apart. A team that shares no model with that
+    of the first run of the same leader is one that the leader never saw. p-values are adjusted over the claims of a
+    group, those of the first group together with the claim on unseen teams: by seed, and over all seeds together.
     """
     names = [f"{run.label}, seed {run.seed}" for run in runs]
     kinds: dict[tuple, dict[str, Run]] = {}
@@ -52,14 +54,37 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
         kinds.setdefault(kind, {})[name if names.count(name) == 1 else f"{name} ({run.path})"] = run
     labels = [label for label, *_ in kinds]
     groups: dict[str, Group] = {}
+    families: list[list[Group]] = []
     for (label, size, rounds, *_), members in kinds.items():
         title = label if labels.count(label) == 1 else f"{label} ({size} agents, rounds: {rounds})"
         while title in groups:
             title += " *"
         chosen = list(members.values())
-        together = claims.compare(chosen) if len(chosen) > 1 else None
-        groups[title] = Group(title, chosen, list(members), [claims.compare([run]) for run in chosen], together)
+        new = bool(groups) and unseen(chosen[0], next(iter(groups.values())).runs)
+        together = claims.compare(chosen, new) if len(chosen) > 1 else None
+        tests = [claims.compare([run], new) for run in chosen]
+        groups[title] = Group(title, chosen, list(members), tests, together)
+        if new:
+            families[0].append(groups[title])
+        else:
+            families.append([groups[title]])
+    for family in families:
+        tests = [(run.seed, table) for group in family for run, table in zip(group.runs, group.tests, strict=True)]
+        for seed in dict.fromkeys(seed for seed, _ in tests):
+            claims.adjust([table for of, table in tests if of == seed])
+        claims.adjust([group.together for group in family if group.together is not None])
     return list(groups.values())
+
+
+def unseen(run: Run, trained: Sequence[Run]) -> bool:
+    """Whether this run's team has no agent of the team that the runs `trained` have for the same leader."""
+    same = [other for other in trained if other.seed == run.seed and other.leaders[:1] == run.leaders[:1]]
+    known = {model_of(agent) for other in same for agent in other.manifest["team"]}
+    return bool(known) and not known & {model_of(agent) for agent in run.manifest["team"]}
+
+
+def model_of(agent: Mapping) -> str:
+    return agent.get("model", agent["name"])
 
 
 def teams(groups: Sequence[Group]) -> pd.DataFrame:
@@ -75,7 +100,7 @@ def teams(groups: Sequence[Group]) -> pd.DataFrame:
         team = System("leader_team", (run.leaders or [""])[0])
         if not all(run.has(team) for run in group.runs):
             continue
-        models = [agent.get("model", agent["name"]) for agent in run.manifest["team"]]
+        models = [model_of(agent) for agent in run.manifest["team"]]
         known = first.setdefault(run.manifest["leaders"][0].get("model", team.leader), set(models))
         rounds = [accuracy(group.runs, team.at(number))["accuracy"] for number in run.rounds(team)]
         shared = sum(model in known for model in models)

@@ -1,4 +1,4 @@
-"""What is compared with what, which of the claims (a) to (d) that bears on, and what runs say together.
+"""What is compared with what, which of the claims (a) to (e) that bears on, and what runs say together.
 
 A claim holds where each comparison that it rests on does; `stats.verdict` says when one does.
 """
@@ -13,16 +13,20 @@ import pandas as pd
 from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System
 from eval.reporting.stats import FAILS, FEW, HOLDS, OPEN, UNTESTED, holm, paired, verdict
 
-UNTRAINED, GRPO, BASE, NO_SFT = "untrained", "grpo", "base", "mlpo_no_sft"  # names of leaders with a meaning
+# Names of leaders with a meaning; grpo_tokens: plain GRPO on as many generated tokens, the team's counted.
+UNTRAINED, GRPO, GRPO_TOKENS, BASE, NO_SFT = "untrained", "grpo", "grpo_tokens", "base", "mlpo_no_sft"
 MARGIN = 0.03  # what "not below" allows
 CLAIMS = {
     "a": "leader + team beats the best agent, majority vote, the untrained leader with the same team, and where they "
     "were evaluated the router, leader_vote and mixture_of_agents on equal generations",
     "a, one round": "the same after the first round, without the agents' revisions",
-    "b": "accuracy rises with rounds (last - first)",
-    "c": "the trained leader is better alone, than before and than after plain GRPO on the same budget",
+    "b": "accuracy rises with rounds (last - first), and in no round is the leader below itself before MLPO, less "
+    f"{MARGIN}",
+    "c": "the trained leader is better alone, than before and than after plain GRPO on as many leader outputs, and "
+    "where it was evaluated on as many generated tokens",
     "d": "it holds up when one agent is right (better than vote and untrained leader), or none (not below the leader "
     f"alone, less {MARGIN})",
+    "e": "with a team of at least three agents that it never saw, it beats that team's majority vote",
 }
 AGENTS_RIGHT = {None: "", 0: ", no agent right", 1: ", one agent right"}
 
@@ -41,7 +45,7 @@ class Pair:
     def name(self) -> str:
         last_and_first = self.b.round == 0 and self.a == self.b.at(None)
         systems = f"{self.a} last round - first round" if last_and_first else f"{self.a} - {self.b}"
-        return systems + AGENTS_RIGHT[self.right]
+        return systems + AGENTS_RIGHT[self.right] + (", not below" if self.margin and self.right is None else "")
 
     __str__ = name.fget
 
@@ -54,9 +58,14 @@ class Pair:
         return differences if len(differences) else None
 
 
-def claim_pairs(run: Run) -> list[Pair]:
-    """The comparisons that the claims on the first leader rest on, those that were not evaluated included."""
+def claim_pairs(run: Run, unseen: bool = False) -> list[Pair]:
+    """The comparisons that the claims on the first leader rest on, those that were not evaluated included.
+
+    `unseen`: the run's team is one that the leader was not trained with, which claim (e) alone is about.
+    """
     first = run.leaders[0]
+    if unseen:
+        return [Pair(System("leader_team", first), MAJORITY, "e")] if len(run.agents) >= 3 else []
     team, solo, before = System("leader_team", first), System("leader_solo", first), System("leader_team", UNTRAINED)
     equal = [s for s in run.table if s.budget == "generations" and (s.method, s.leader) == ("leader_vote", first)]
     equal += [s for s in run.table if s.budget == "generations" and s.method == "mixture_of_agents"]
@@ -66,13 +75,15 @@ def claim_pairs(run: Run) -> list[Pair]:
         # What training on round 0 is for is one round: the later ones also ask of the agents that they can revise.
         pairs += [Pair(team.at(0), other.at(0) if other == before else other, "a, one round") for other in others]
         pairs.append(Pair(team, team.at(0), "b"))
-    pairs += [Pair(solo, System("leader_solo", name), "c") for name in (UNTRAINED, GRPO)]
+        pairs += [Pair(team.at(t), before.at(t), "b", margin=MARGIN) for t in run.rounds(team)]
+    alone = [System("leader_solo", name) for name in (UNTRAINED, GRPO, GRPO_TOKENS)]
+    pairs += [Pair(solo, other, "c") for other in alone if other.leader != GRPO_TOKENS or run.has(other)]
     if len(run.agents) > 2:  # one of two is not few
         pairs += [Pair(team, MAJORITY, "d", right=1), Pair(team, before, "d", right=1)]
     return [*pairs, Pair(team, solo, "d", right=0, margin=MARGIN)]
 
 
-def all_pairs(run: Run) -> list[Pair]:
+def all_pairs(run: Run, unseen: bool = False) -> list[Pair]:
     """The claims' pairs, then the first leader against all others, then the steps of training; none twice."""
     if not run.leaders:
         return []
@@ -80,23 +91,35 @@ def all_pairs(run: Run) -> list[Pair]:
     more = [Pair(team, other) for other in run.table if other != ORACLE]
     more += [Pair(solo, other) for other in run.table if other.method == "leader_solo"]
     more += [pair for pair, _ in step_pairs(run.leaders)]
-    return [pair for pair in dict.fromkeys([*claim_pairs(run), *more]) if pair.a != pair.b]
+    return [pair for pair in dict.fromkeys([*claim_pairs(run, unseen), *more]) if pair.a != pair.b]
 
 
-def compare(runs: Sequence[Run]) -> pd.DataFrame:
-    """By pair: claim, `stats.paired` over the runs, p adjusted by Holm over the claims' pairs, verdict."""
+def compare(runs: Sequence[Run], unseen: bool = False) -> pd.DataFrame:
+    """By pair: claim, `stats.paired` over the runs, verdict; `p_holm` is left to `adjust`."""
     rows = {}
-    for pair in dict.fromkeys(pair for run in runs for pair in all_pairs(run)):
+    for pair in dict.fromkeys(pair for run in runs for pair in all_pairs(run, unseen)):
         differences = [d for d in map(pair.differences, runs) if d is not None]
         test = paired(differences, seed=runs[0].seed) if differences else {}
         word = verdict(**test, margin=pair.margin) if test else UNTESTED
         rows[pair] = {"claim": pair.claim, **test, "verdict": word}
     columns = ["claim", "diff", "low", "high", "p", "p_holm", "only_a", "only_b", "n", "verdict"]
     tests = pd.DataFrame(rows.values(), index=pd.Index(rows, dtype=object, name="pair"), columns=columns)
-    tests = tests.astype({"only_a": "Int64", "only_b": "Int64", "n": "Int64"})
-    family = (tests["claim"] != "") & tests["p"].notna()
-    tests.loc[family, "p_holm"] = holm(tests.loc[family, "p"].tolist())
-    return tests
+    return tests.astype({"only_a": "Int64", "only_b": "Int64", "n": "Int64"})
+
+
+def adjust(tables: Sequence[pd.DataFrame]) -> None:
+    """Fill in `p_holm`, adjusted by Holm over the claims' pairs of all tables, and give the verdicts on these by it.
+
+    Of being "not below" p says nothing: the interval alone decides, and such a pair is not in the family.
+    """
+    families = [[x for x in t.index[(t["claim"] != "") & t["p"].notna()] if not x.margin] for t in tables]
+    p_values = [p for tests, family in zip(tables, families, strict=True) for p in tests.loc[family, "p"]]
+    adjusted = iter(holm(p_values))
+    for tests, family in zip(tables, families, strict=True):
+        for pair in family:
+            p = tests.loc[pair, "p_holm"] = next(adjusted)
+            row = tests.loc[pair, ["diff", "low", "high", "only_a", "only_b", "n"]].to_dict()
+            tests.loc[pair, "verdict"] = verdict(**row, p=p, margin=pair.margin)
 
 
 def combined(parts: pd.DataFrame) -> str:
@@ -125,9 +148,10 @@ def step_pairs(leaders: Sequence[str]) -> list[tuple[Pair, str]]:
     steps = {
         UNTRAINED: ("after SFT", (BASE,)),
         GRPO: (f"{sft}GRPO", (UNTRAINED,)),
+        GRPO_TOKENS: (f"{sft}GRPO, as many tokens", (UNTRAINED,)),
         NO_SFT: ("MLPO without SFT", (BASE,)),
     }
-    steps = {**steps, first: (f"{sft}MLPO", (UNTRAINED, GRPO, NO_SFT, BASE))}
+    steps = {**steps, first: (f"{sft}MLPO", (UNTRAINED, GRPO, GRPO_TOKENS, NO_SFT, BASE))}
     return [
         (Pair(System(method, leader, round=number), System(method, before, round=number)), what)
         for method, number in (("leader_team", 0), ("leader_team", None), ("leader_solo", None))

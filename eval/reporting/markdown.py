@@ -14,12 +14,12 @@ from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System
 from eval.reporting.stats import UNTESTED
 
 MOST_LINES = 200  # of report.md; the HTML page has all rows of all runs
-MEANING = """*holds*: the 95 % interval of the paired difference is above 0 and its p below 0.05; *does not hold*:
-the same below 0; *not shown*: neither; *too few*: no outcome of so few questions could have shown it (the two
-differ on under six; to be not below by more than 0.03 takes 122 questions). A claim holds where each of its parts
-does. Intervals: Wilson (accuracy); percentile bootstrap over questions, 9,999 resamples (differences). p: McNemar's
-exact test; Holm: adjusted over the claims' comparisons. *together*: the mean over runs, each resampled by itself,
-as each is its own training."""
+MEANING = """*holds*: the 95 % interval of the paired difference is above 0 and its p below 0.05, in the claims'
+comparisons the p adjusted after Holm; *does not hold*: the same below 0; *not shown*: neither; *too few*: no outcome of
+so few questions could have shown it (the two differ on under six; to be not below by more than 0.03 takes 122
+questions). A claim holds where each of its parts does. Intervals: Wilson (accuracy); percentile bootstrap over
+questions, 9,999 resamples (differences). p: McNemar's exact test; Holm: adjusted over the claims' comparisons.
+*together*: the mean over runs, each resampled by itself, as each is its own training."""
 NOTES = {
     "Accuracy and cost": """Means per question. *steps*: model calls that must follow each other; *serial tokens*: those
 generated along the longest of them, a latency without the machine; *seconds*: this machine's share of batched time.""",

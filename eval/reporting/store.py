@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from eval.reporting import analysis
-from eval.reporting.across import Group, teams
-from eval.reporting.claims import GRPO, UNTRAINED, claims, compare, step_pairs
+from eval.reporting.across import Group, groups_of, teams
+from eval.reporting.claims import GRPO, UNTRAINED, claims, step_pairs
 from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System, load_run
 from eval.reporting.stats import UNTESTED
 
-COLUMNS = "runs seed metric system round against against_round agents_right value low high n p verdict".split()
+COLUMNS = "runs seed metric system round against against_round agents_right claim value low high n p verdict".split()
 
 
 def records(frame: pd.DataFrame) -> list[dict]:
@@ -63,7 +63,7 @@ def group_rows(group: Group) -> Iterator[dict]:
         for pair, test in tests[tests["verdict"] != UNTESTED].iterrows():
             at = {**head, "system": pair.a.at(None), "round": pair.a.round, "agents_right": pair.right}
             against = {"against": pair.b.at(None), "against_round": pair.b.round}
-            yield {**at, **against, "metric": "difference", "value": test["diff"], **test}
+            yield {**at, **against, "metric": "difference", "value": test["diff"], **test}  # with its claim, if any
         for claim, word in claims(tests).items():
             yield {**head, "metric": "claim", "system": claim, "verdict": word}
         for row in analysis.backtracking(runs[0]).to_dict("records") if len(runs) == 1 else ():
@@ -83,7 +83,7 @@ def summarise(run: Run | str | Path, wall_seconds: Mapping | None = None) -> dic
     solos = {"leader_solo": first, "leader_solo_untrained": UNTRAINED, "grpo_solo": GRPO}
     systems = {name: System("leader_solo", leader) for name, leader in solos.items()}
     systems |= {system.method: system for system in (MAJORITY, BEST, ROUTER, ORACLE)}
-    tests = compare([run])
+    tests = groups_of([run])[0].verdicts
     tested = records(tests[tests["verdict"] != UNTESTED].reset_index())
     paired = {row["pair"]: {**row, "ci95": [row["low"], row["high"]]} for row in tested}
     strata: dict[str, dict] = {}

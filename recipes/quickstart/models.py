@@ -35,6 +35,7 @@ PUNCTUATION = list("()[]{}<>.,:;?!-+*/='\"")
 
 LEADER = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 192}
 AGENT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 192}
+POSITIONS = 512
 
 
 def vocabulary() -> list[str]:
@@ -45,12 +46,12 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def build_tokenizer():  # noqa: ANN201 (transformers is imported late)
+def build_tokenizer(words: list[str], positions: int):  # noqa: ANN201 (transformers is imported late)
     """A `PreTrainedTokenizerFast`: one token a word or punctuation mark; tags and chat marks are single tokens."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {word: i for i, word in enumerate(SPECIAL + TAGS + vocabulary())}
+    vocab = {word: i for i, word in enumerate(SPECIAL + TAGS + words)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
@@ -62,12 +63,12 @@ def build_tokenizer():  # noqa: ANN201 (transformers is imported late)
         eos_token="<|im_end|>",
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
-        model_max_length=512,
+        model_max_length=positions,
         padding_side="left",
     )
 
 
-def build_model(tokenizer, shape: dict[str, Any], seed: int):
+def build_model(tokenizer, shape: dict[str, Any], seed: int, positions: int):
     """A randomly initialised `Qwen3ForCausalLM` of that shape; heads are 32 wide, the least vLLM's CPU kernels take."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -79,7 +80,7 @@ def build_model(tokenizer, shape: dict[str, Any], seed: int):
         **shape,
         num_key_value_heads=shape["num_attention_heads"],
         head_dim=32,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -95,10 +96,10 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=3, help="how many agents (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights (default 0)")
     args = parser.parse_args()
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(vocabulary(), POSITIONS)
     for i in range(args.agents + 1):
         name, shape = ("leader", LEADER) if i == 0 else (f"agent_{i}", AGENT)
-        model = build_model(tokenizer, shape, 1000 * args.seed + i)
+        model = build_model(tokenizer, shape, 1000 * args.seed + i, POSITIONS)
         model.save_pretrained(args.out / name)
         tokenizer.save_pretrained(args.out / name)
         print(f"{args.out / name}: {model.num_parameters() / 1e6:.2f} M parameters, {len(tokenizer)} words")

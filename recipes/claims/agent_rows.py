@@ -1,0 +1,86 @@
+"""Make the training rows of a toy agent, for `openrlhf.cli.train_sft`.
+
+    python3 recipes/claims/agent_rows.py --agent 1 --n 12000 --seed 0 --out runs/claims/agent_1.jsonl
+
+Writes JSON Lines {"input": ..., "output": ...} of the `school` split. Each agent learns its own beliefs
+(beliefs.Beliefs), right and wrong alike, from three forms of prompt:
+
+- the question alone;
+- a later round: its own last response and an output of the leader, whose claims it takes up where it is not sure;
+- several other responses, as in a mixture of agents: it takes up what most of them claim where it is not sure.
+
+So an agent is as good at listening in the baselines as it is with a leader. Agents 1 to 3 are the team, the others make
+the teams that no leader meets in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import word_questions as q
+from beliefs import Beliefs, Problem, another, truth
+
+from openrlhf_mlpo.errors import run_cli
+from openrlhf_mlpo.files import write_jsonl
+from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, agent_messages, leader_messages
+
+TEMPLATE = BUILTIN_TEMPLATES["compact"]
+DOUBTS = ("look again :", "wait , check it :")  # how a leader that turns back begins anew
+CLAIMS_RIGHT = 0.75  # how often a claim of the leader is right in these rows; wrong ones teach to tell them apart
+
+
+def respond(problem: Problem, claims: Sequence[str]) -> str:
+    """An agent's response."""
+    work, answer = problem.solve(claims)
+    return f"{work} <answer> {answer} </answer>"
+
+
+def lead(problem: Problem, claims: Sequence[str], before: str = "") -> str:
+    """A leader's output, in the form that MLPO rewards; `before`: what it thought first."""
+    work, answer = problem.solve(claims)
+    return f"<think> {before}{work} </think> <answer> {answer} </answer>"
+
+
+def some_claims(rng: random.Random, problem: Problem) -> list[str]:
+    """Claims of nobody in particular."""
+    return [truth(fact) if rng.random() < CLAIMS_RIGHT else another(rng, fact) for fact in problem.facts]
+
+
+def rows(agent: int, seed: int, revise: float, listen: float) -> Iterator[dict[str, str]]:
+    """Endless rows of agent number `agent` (from 1), a share of them revising, and one listening to other agents."""
+    rng, own = random.Random(f"agent-{agent}-{seed}"), Beliefs(f"{seed}/agent {agent}")
+    for row in q.questions("school", 10 * seed + agent):
+        problem, form = Problem.of(row["subtask"], row["question"]), rng.random()
+        others: list[list[str]] = []
+        if form < revise:
+            others = [some_claims(rng, problem)]
+            before = f"{problem.solve(some_claims(rng, problem))[0]} , {rng.choice(DOUBTS)} "
+            leader = lead(problem, others[0], before if rng.random() < 0.15 else "")
+            last = respond(problem, own.claims(problem, [some_claims(rng, problem)] if rng.random() < 0.5 else []))
+            messages = agent_messages(TEMPLATE, row["question"], own=last, leader=leader)
+        elif form < revise + listen:
+            others = [some_claims(rng, problem) for _ in range(3)]
+            messages = leader_messages(TEMPLATE, row["question"], [respond(problem, claims) for claims in others])
+        else:
+            messages = agent_messages(TEMPLATE, row["question"])
+        yield {"input": messages[-1]["content"], "output": respond(problem, own.claims(problem, others))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agent", type=int, required=True, help="which agent, from 1")
+    parser.add_argument("--n", type=int, default=12000, help="rows to write (default 12000)")
+    parser.add_argument("--revise", type=float, default=0.35, help="share of later-round rows (default 0.35)")
+    parser.add_argument("--listen", type=float, default=0.15, help="share with others' responses (default 0.15)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of beliefs and rows (default 0)")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
+    args = parser.parse_args()
+    write_jsonl(args.out, itertools.islice(rows(args.agent, args.seed, args.revise, args.listen), args.n))
+
+
+if __name__ == "__main__":
+    run_cli(main)

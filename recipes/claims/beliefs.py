@@ -1,0 +1,111 @@
+"""What the toy's models know: facts about words, beliefs that are wrong here and there, and derivations made of them.
+
+A question asks for several facts, such as whether potatoes are vegetables or what letter a word begins with. A
+derivation states one claim after another and what follows from them, so a mistake can be seen and disputed where it
+stands. Every model believes something false about some words, each about others, and it is as good at one kind of
+question as at the next: who is right cannot be told from the kind, the wording or the place.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import word_questions as q
+
+WRONG = 0.14  # share of the facts that an agent gets wrong
+STUBBORN = 0.2  # of these, the share that it also defends against others
+YIELDING = 0.15  # of the facts that it gets right, the share that it gives up when others say something else
+
+Fact = tuple[str, str]  # kind of question, word
+
+
+def truth(fact: Fact) -> str:
+    """The category of a thing, or the letter that a word begins with."""
+    kind, word = fact
+    return q.CATEGORY_OF[word] if kind == "object_counting" else word[0]
+
+
+def possible(kind: str) -> list[str]:
+    """What can be claimed of a word in a kind of question."""
+    return list(q.THINGS) if kind == "object_counting" else sorted({word[0] for word in q.WORDS})
+
+
+def another(rng: random.Random, fact: Fact) -> str:
+    """A false claim."""
+    return rng.choice([claim for claim in possible(fact[0]) if claim != truth(fact)])
+
+
+FACTS: list[Fact] = [("object_counting", w) for w in q.CATEGORY_OF] + [("word_sorting", w) for w in q.WORDS]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question as the facts that it asks for: `words`, and the category to count (or "")."""
+
+    kind: str
+    words: tuple[str, ...]
+    asked: str = ""
+
+    @classmethod
+    def of(cls, kind: str, question: str) -> Problem:
+        if kind == "word_sorting":
+            return cls(kind, tuple(question.removeprefix(q.SORT_FRAME).split()))
+        listed, _, asked = question.removeprefix("I have ").partition(". How many ")
+        words = tuple(part.split()[-1] for part in listed.split(", "))
+        return cls(kind, words, asked.removesuffix("s do I have?"))
+
+    @property
+    def facts(self) -> list[Fact]:
+        return [(self.kind, word) for word in self.words]
+
+    def solve(self, claims: Sequence[str]) -> tuple[str, str]:
+        """The derivation (each word with its claim, in counting also the sum so far), and the answer it comes to."""
+        if self.kind == "word_sorting":
+            order = sorted(range(len(claims)), key=lambda i: (claims[i], i))
+            work = " ".join(f"{word} {claim}" for word, claim in zip(self.words, claims, strict=True))
+            return work, " ".join(self.words[i] for i in order)
+        steps, total = [], 0
+        for word, claim in zip(self.words, claims, strict=True):
+            total += claim == self.asked
+            steps.append(f"{word} {claim} {total}")
+        return " ".join(steps), str(total)
+
+    def read(self, text: str) -> list[str | None]:
+        """What a text claims of each word: the last claim of it; None where there is none."""
+        known, claims = set(possible(self.kind)), {}
+        tokens = text.split()
+        for word, claim in zip(tokens, tokens[1:]):
+            if claim in known:
+                claims[word] = claim
+        return [claims.get(word) for word in self.words]
+
+
+class Beliefs:
+    """What one model believes: for every fact a claim, and whether it gives it up when others claim something else."""
+
+    def __init__(self, name: str, wrong: float = WRONG):
+        rng = random.Random(f"beliefs/{name}")
+        self.claim: dict[Fact, str] = {}
+        self.yields: dict[Fact, bool] = {}
+        # The same shares among the facts of every category, and of all letters: so agents are of like skill.
+        groups: dict[tuple[str, ...], list[Fact]] = {}
+        for fact in FACTS:
+            groups.setdefault((fact[0], truth(fact)) if fact[0] == "object_counting" else fact[:1], []).append(fact)
+        for facts in groups.values():
+            mistaken = set(rng.sample(facts, round(wrong * len(facts))))
+            for fact in facts:
+                self.claim[fact] = another(rng, fact) if fact in mistaken else truth(fact)
+            for some, share in ((sorted(mistaken), 1 - STUBBORN), (sorted(set(facts) - mistaken), YIELDING)):
+                given_up = set(rng.sample(some, round(share * len(some))))
+                self.yields.update({fact: fact in given_up for fact in some})
+
+    def claims(self, problem: Problem, others: Sequence[Sequence[str | None]] = ()) -> list[str]:
+        """Its claims alone; before `others`, claims of the same words, those that most of them make where it yields."""
+        return [self._claim(fact, [each[i] for each in others]) for i, fact in enumerate(problem.facts)]
+
+    def _claim(self, fact: Fact, others: Sequence[str | None]) -> str:
+        said = Counter(claim for claim in others if claim is not None)
+        return said.most_common(1)[0][0] if said and self.yields[fact] else self.claim[fact]

@@ -1,0 +1,72 @@
+# shellcheck shell=bash disable=SC2034 # claims_cpu.sh reads what is set here
+# Sourced by claims_cpu.sh, which sets DIR, SEED and the sizes before: the stages from questions to a warm-started
+# leader, and the training commands.
+set -euo pipefail
+MAX_LEN=544 MAX_NEW_TOKENS=80
+PY=.venv/bin/python
+Q=recipes/claims
+export OPENRLHF_MLPO_CPU=1 HF_HUB_OFFLINE=1
+
+start() { # AGENTS: how many models beside the leader
+  [[ -n $DRY_RUN ]] || bash recipes/setup_cpu.sh
+  [[ -n $DRY_RUN ]] || mkdir -p "$DIR"
+  stage train-questions $PY $Q/word_questions.py --split train --n "$N_TRAIN" --seed "$SEED" --out "$DIR/train.jsonl"
+  stage test-questions $PY $Q/word_questions.py --split test --n "$N_TEST" --seed "$SEED" --out "$DIR/test.jsonl"
+  stage models $PY $Q/word_models.py --out "$DIR/models" --agents "$1" --seed "$SEED"
+}
+team_file() { # FILE AGENT…: a team of these agents, at a fixed temperature
+  [[ -z $DRY_RUN ]] || return 0
+  local file=$1 agent
+  shift
+  {
+    cat <<YAML
+defaults:
+  engine: vllm
+  sampling: {temperature: 0.3, max_tokens: $MAX_NEW_TOKENS}
+  engine_args: {max_model_len: $MAX_LEN}
+agents:
+YAML
+    for agent in "$@"; do echo "  - {name: agent_$agent, model: $DIR/agents/agent_$agent}"; done
+  } > "$file"
+}
+agents() { # ROWS AGENT…: sets COMMAND to what trains these agents
+  COMMAND=(bash "$Q/agents.sh" "$DIR" "$1" "$MAX_LEN" "$SEED" "${@:2}")
+}
+sft() { # NAME MODEL DATA BATCH LEARNING_RATE: sets COMMAND
+  COMMAND=("$PY" -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
+    --model.model_name_or_path "$2" --ckpt.output_dir "$DIR/leaders/$1" --ckpt.path "$DIR/ckpt/$1"
+    --data.dataset "$3" --data.input_key input --data.output_key output --data.input_template "{}"
+    --data.max_len "$MAX_LEN" --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size "$4"
+    --train.micro_batch_size "$4" --adam.lr "$5" --train.seed $((SEED + 1)))
+}
+schooling() { # sets COMMAND to the leader's schooling: the output form, its beliefs, to work with responses before it
+  stage base-data $PY $Q/leader_rows.py --model "$DIR/models/leader" --n "$BASE_ROWS" --seed "$SEED" \
+    --listening "$LISTENING" \
+    --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"
+  sft base "$DIR/models/leader" "$DIR/base.jsonl" 8 2e-3
+}
+pool() {
+  stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$DIR/train.jsonl" --task bbh --team "$DIR/team.yaml" \
+    --samples "$SAMPLES" --template compact --seed "$SEED" --out "$DIR/pool"
+}
+warm_start() { # sets COMMAND: OpenRLHF's SFT on traces composed from the leader's own right and wrong outputs
+  stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/base" --out "$DIR/sft" \
+    --template compact --phrases $Q/phrases.yaml --draws "$DRAWS" --samples 4 --solo_fraction 0.4 --n "$SFT_ROWS" \
+    --max_len "$MAX_LEN" --max_new_tokens "$MAX_NEW_TOKENS" --seed "$SEED"
+  sft sft "$DIR/leaders/base" "$DIR/sft/train.jsonl" 16 "$SFT_RATE"
+}
+train() { # NAME START EPISODES FLAGS…: sets COMMAND to MLPO, or to plain GRPO with --mlpo.solo_fraction 1
+  local name=$1 start=$2 episodes=$3
+  # The pool and prompts; the rest are OpenRLHF's own flags.
+  MLPO=(--mlpo.pool "$DIR/pool" --mlpo.template compact --mlpo.loss_norm constant "${@:4}")
+  MODEL=(--actor.model_name_or_path "$DIR/leaders/$start" --reward.remote_url reward_fns/auto_reward.py)
+  LENGTHS=(--data.max_len "$MAX_LEN" --rollout.max_new_tokens "$MAX_NEW_TOKENS")
+  ROLLOUT=(--vllm.num_engines 1 --vllm.enable_prefix_caching --rollout.batch_size "$ROLLOUT_PROMPTS"
+    --rollout.n_samples_per_prompt "$GROUP" --rollout.micro_batch_size 128)
+  UPDATE=(--train.batch_size $((ROLLOUT_PROMPTS * GROUP)) --train.micro_batch_size 128 --train.num_episodes "$episodes"
+    --actor.adam.lr 4e-4 --algo.kl.init_coef 0 --ds.zero_stage 0 --train.seed $((SEED + 1)))
+  OUTPUT=(--ckpt.output_dir "$DIR/leaders/$name" --ckpt.path "$DIR/ckpt/$name" --logger.tensorboard_dir "$DIR/tensorboard/$name"
+    --logger.wandb.run_name "$name")
+  COMMAND=("$PY" -m openrlhf_mlpo.cli.train_mlpo_ray "${MLPO[@]}" "${MODEL[@]}" "${LENGTHS[@]}" "${ROLLOUT[@]}"
+    "${UPDATE[@]}" "${OUTPUT[@]}")
+}

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# The claims of the paper, tested so that they can fail: one seed of the experiment that docs/results.md describes.
+#
+#   bash recipes/claims_cpu.sh --seed 100
+#   bash recipes/claims_cpu.sh --seed 0 --dir runs/claims0
+#   bash recipes/claims_cpu.sh --seed 0 --ablations # also without SFT, without rounds, without balance, and K varied
+#   bash recipes/claims_cpu.sh --smoke              # the same path in a few steps; its accuracies mean nothing
+#   bash recipes/claims_cpu.sh --dry-run            # prints the commands
+#
+# The task: a question asks for several facts; each agent, and the leader, believes something false about one word in
+# seven, each about others, and writes down one claim after another, so that a mistake can be seen where it stands. See
+# recipes/claims/beliefs.py. Before MLPO starts the conditions of docs/results.md are measured (recipes/claims/
+# conditions.py); when one fails the recipe stops with its figure, as it still does on seed 100: the design is not finished.
+#
+# Watch: "reward" beside the mlpo bar, accuracy by round in DIR/tensorboard. Expect: DIR/report/report.md. Stopped, the
+# same command goes on after the last finished stage.
+#
+# Hardware: 2 cores, 8 GB of memory, 5 GB of disk.
+#
+# Deviations from the paper (arXiv 2507.08960): models of 0.5 (agents) and 0.9 (leader) million parameters trained here, on
+# generated questions; rounds in training; a share of solo prompts. Learning rate, group size and batch sizes are ours.
+set -euo pipefail
+SEED=0 DIR="" SMOKE=0 ABLATIONS=0
+option() { # sets taken, see common.sh
+  taken=1
+  case $1 in
+    --seed) [[ ${2-} =~ ^[0-9]+$ ]] || fail "--seed takes a number"; SEED=$2 taken=2 ;;
+    --dir) [[ -n ${2-} ]] || fail "--dir takes a folder"; DIR=$2 taken=2 ;;
+    --smoke) SMOKE=1 ;;
+    --ablations) ABLATIONS=1 ;;
+    *) taken=0 ;;
+  esac
+}
+. "$(dirname "$0")/common.sh"
+DIR=${DIR:-runs/claims$SEED$( ((SMOKE)) && echo _smoke || true)}
+if ((SMOKE)); then
+  N_TRAIN=96 N_TEST=40 N_DEV=20 AGENT_ROWS=320 BASE_ROWS=320 SFT_ROWS=32 SFT_RATE=2e-4 EPISODES=1 ROLLOUT_PROMPTS=16
+  GROUP=4 ROUNDS=2 SAMPLES=1 UNSEEN_TEST=20
+else
+  N_TRAIN=1200 N_TEST=1000 N_DEV=500 AGENT_ROWS=9000 BASE_ROWS=18000 SFT_ROWS=400 SFT_RATE=2e-4 EPISODES=2
+  ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=2 UNSEEN_TEST=500
+fi
+UNSEEN=(4 5 6 7 8 9 10 11)
+LISTENING=0.25 DRAWS=1
+. recipes/claims/stages.sh
+
+start 11
+stage dev-questions $PY $Q/word_questions.py --split train --n "$N_DEV" --seed $((SEED + 5000)) --out "$DIR/dev.jsonl"
+team_file "$DIR/team.yaml" 1 2 3
+team_file "$DIR/team_unseen.yaml" "${UNSEEN[@]}"
+
+# The team, and on the other core the leader's schooling; half of the agents that no leader meets in training beside each
+# of the two stages that leave a core idle.
+schooling
+BASE=("${COMMAND[@]}")
+agents "$AGENT_ROWS" 1 2 3 "${UNSEEN[@]:0:4}"
+stage base+agents "${BASE[@]}" --and "${COMMAND[@]}"
+pool
+warm_start
+SFT=("${COMMAND[@]}")
+agents "$AGENT_ROWS" "${UNSEEN[@]:4}"
+stage sft+agents "${SFT[@]}" --and "${COMMAND[@]}"
+
+# The conditions, on questions of their own.
+EVALUATE=("$PY" eval/evaluate.py --task bbh --template compact --max_new_tokens "$MAX_NEW_TOKENS" --seed "$SEED")
+DEV=("${EVALUATE[@]}" --leader untrained="$DIR/leaders/sft" --team "$DIR/team.yaml" --questions "$DIR/dev.jsonl" --rounds 2)
+stage dev "${DEV[@]}" --pool "$DIR/pool" --methods leader_team,leader_solo,agent,majority_vote,best_agent,router,oracle \
+  --out "$DIR/dev_greedy" \
+  --and "${DEV[@]}" --temperature 1 --methods leader_team,leader_solo,leader_vote --vote_samples 8 --out "$DIR/dev_sampled"
+CONDITIONS=("$PY" "$Q/conditions.py" --greedy "$DIR/dev_greedy" --sampled "$DIR/dev_sampled" --out "$DIR/conditions.json")
+((!SMOKE)) || CONDITIONS+=(--warn)
+stage conditions "${CONDITIONS[@]}"
+
+# MLPO with rounds; beside it plain GRPO without a team, on as many leader outputs and on at least as many generated
+# tokens (twice the outputs: the team's tokens are fewer than the leader's).
+ROUNDS_FLAGS=(--mlpo.rounds 2 --mlpo.team "$DIR/team.yaml" --mlpo.solo_fraction 0.3)
+train mlpo sft "$EPISODES" "${ROUNDS_FLAGS[@]}"
+MLPO_RUN=("${COMMAND[@]}")
+train grpo sft $((2 * EPISODES)) --mlpo.solo_fraction 1
+GRPO_RUN=("${COMMAND[@]}")
+stage mlpo+grpo "${MLPO_RUN[@]}" --and "${GRPO_RUN[@]}"
+train grpo_tokens sft $((4 * EPISODES)) --mlpo.solo_fraction 1
+GRPO_RUN=("${COMMAND[@]}")
+
+LEADERS=(--leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft" --leader grpo="$DIR/leaders/grpo"
+  --leader grpo_tokens="$DIR/leaders/grpo_tokens" --leader base="$DIR/leaders/base")
+LIMITS=(--leader_methods "mlpo=leader_team,leader_solo,leader_vote"
+  --leader_methods "untrained=leader_team,leader_solo")
+for name in grpo grpo_tokens base; do LIMITS+=(--leader_methods "$name=leader_solo"); done
+TEST=("${EVALUATE[@]}" --team "$DIR/team.yaml" --questions "$DIR/test.jsonl" --rounds "$ROUNDS" --pool "$DIR/pool")
+METHODS=leader_team,leader_solo,agent,majority_vote,best_agent,router,oracle
+TEST_UNSEEN=("${EVALUATE[@]}" "${LEADERS[@]:0:4}" --team "$DIR/team_unseen.yaml" --questions "$DIR/test.jsonl"
+  --limit "$UNSEEN_TEST" --rounds 2 --methods "leader_team,agent,majority_vote,best_agent,oracle" --team_size "1,3,5,8"
+  --label "unseen team" --out "$DIR/eval_unseen")
+stage grpo_tokens+unseen "${GRPO_RUN[@]}" --and "${TEST_UNSEEN[@]}"
+stage evaluate "${TEST[@]}" "${LEADERS[@]}" "${LIMITS[@]}" --methods "$METHODS,leader_vote,mixture_of_agents" \
+  --budget generations --label greedy --out "$DIR/eval" \
+  --and "${TEST[@]}" "${LEADERS[@]}" --leader_methods mlpo=leader_team,leader_solo "${LIMITS[@]:2}" --methods "$METHODS" \
+  --temperature 1 --label "temperature 1" --out "$DIR/eval_sampled"
+
+REPORTS=("$DIR/eval" "$DIR/eval_sampled")
+for k in 1 3 5 8; do REPORTS+=("$DIR/eval_unseen/k$k"); done
+if ((ABLATIONS)); then
+  ABLATED=()
+  ablation() { # NAME START FLAGS…
+    train "$1" "$2" "$EPISODES" "${@:3}"
+    ABLATED+=(--leader "$1=$DIR/leaders/$1")
+  }
+  ablation no_rounds sft --mlpo.solo_fraction 0.3
+  NO_ROUNDS=("${COMMAND[@]}")
+  ablation mlpo_no_sft base "${ROUNDS_FLAGS[@]}"
+  stage no_rounds+no_sft "${NO_ROUNDS[@]}" --and "${COMMAND[@]}"
+  ablation varied_size sft "${ROUNDS_FLAGS[@]}" --mlpo.team_size 1-3
+  VARIED=("${COMMAND[@]}")
+  ablation no_balance sft "${ROUNDS_FLAGS[@]}" --mlpo.carry sampled
+  stage varied_size+no_balance "${VARIED[@]}" --and "${COMMAND[@]}"
+  stage evaluate-ablations "${TEST[@]}" "${LEADERS[@]:0:4}" "${ABLATED[@]}" --methods "$METHODS" --label ablations \
+    --out "$DIR/eval_ablations"
+  REPORTS+=("$DIR/eval_ablations")
+fi
+stage report $PY eval/report.py "${REPORTS[@]}" --training "$DIR/tensorboard" --out "$DIR/report"
