@@ -79,6 +79,8 @@ def actors(family: str = "qwen3", checkpointing: bool = False, lora: int = 0, **
         if checkpointing:
             actor.gradient_checkpointing_enable()
         made.append(actor.train())
+    # Other threads may draw from the global generator between the two: then the adapters would differ.
+    made[1].load_state_dict(made[0].state_dict())
     return made
 
 
