@@ -37,7 +37,7 @@ if ((SMOKE)); then
   N_TRAIN=96 N_TEST=40 N_DEV=20 BASE_ROWS=320 AGENT_ROWS=160 LEADER_ROWS=160 SFT_ROWS=32 SFT_RATE=2e-4 EPISODES=1 ROLLOUT_PROMPTS=32
   GROUP=4 ROUNDS=2 SAMPLES=1 UNSEEN_TEST=20
 else
-  N_TRAIN=1200 N_TEST=1000 N_DEV=500 BASE_ROWS=16000 AGENT_ROWS=6000 LEADER_ROWS=12000 SFT_ROWS=400 SFT_RATE=2e-4 EPISODES=2
+  N_TRAIN=1200 N_TEST=1000 N_DEV=500 BASE_ROWS=16000 AGENT_ROWS=12000 LEADER_ROWS=12000 SFT_ROWS=400 SFT_RATE=2e-4 EPISODES=2
   ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=2 UNSEEN_TEST=500
 fi
 UNSEEN=(4 5 6 7 8 9 10 11)
@@ -49,17 +49,14 @@ stage dev-questions $PY $Q/word_questions.py --split train --n "$N_DEV" --seed $
 team_file "$DIR/team.yaml" 1 2 3
 team_file "$DIR/team_unseen.yaml" "${UNSEEN[@]}"
 
-# The team, and on the other core the leader's schooling; half of the agents that no leader meets in training beside each
-# of the two stages that leave a core idle.
+# The team, and on the other core the leader's schooling.
 schooling
 SCHOOLING=("${COMMAND[@]}")
-agents "$AGENT_ROWS" 1 2 3 "${UNSEEN[@]:0:4}"
+agents "$AGENT_ROWS" 1 2 3
 stage schooling+agents "${SCHOOLING[@]}" --and "${COMMAND[@]}"
 pool
 warm_start
-SFT=("${COMMAND[@]}")
-agents "$AGENT_ROWS" "${UNSEEN[@]:4}"
-stage sft+agents "${SFT[@]}" --and "${COMMAND[@]}"
+stage sft "${COMMAND[@]}"
 
 # The conditions, on questions of their own.
 EVALUATE=("$PY" eval/evaluate.py --task bbh --template compact --max_new_tokens "$MAX_NEW_TOKENS" --seed "$SEED")
@@ -81,6 +78,8 @@ GRPO_RUN=("${COMMAND[@]}")
 stage mlpo+grpo "${MLPO_RUN[@]}" --and "${GRPO_RUN[@]}"
 train grpo_tokens sft $((4 * EPISODES)) --mlpo.solo_fraction 1
 GRPO_RUN=("${COMMAND[@]}")
+agents $((AGENT_ROWS / 2)) "${UNSEEN[@]}"
+stage grpo_tokens+agents "${GRPO_RUN[@]}" --and "${COMMAND[@]}"
 
 LEADERS=(--leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft" --leader grpo="$DIR/leaders/grpo"
   --leader grpo_tokens="$DIR/leaders/grpo_tokens" --leader base="$DIR/leaders/schooled")
@@ -92,27 +91,26 @@ METHODS=leader_team,leader_solo,agent,majority_vote,best_agent,router,oracle
 TEST_UNSEEN=("${EVALUATE[@]}" "${LEADERS[@]:0:4}" --team "$DIR/team_unseen.yaml" --questions "$DIR/test.jsonl"
   --limit "$UNSEEN_TEST" --rounds 2 --methods "leader_team,agent,majority_vote,best_agent,oracle" --team_size "1,3,5,8"
   --label "unseen team" --out "$DIR/eval_unseen")
-stage grpo_tokens+unseen "${GRPO_RUN[@]}" --and "${TEST_UNSEEN[@]}"
 stage evaluate "${TEST[@]}" "${LEADERS[@]}" "${LIMITS[@]}" --methods "$METHODS,leader_vote,mixture_of_agents" \
   --budget generations --label greedy --out "$DIR/eval" \
   --and "${TEST[@]}" "${LEADERS[@]}" --leader_methods mlpo=leader_team,leader_solo "${LIMITS[@]:2}" --methods "$METHODS" \
-  --temperature 1 --label "temperature 1" --out "$DIR/eval_sampled"
+  --temperature 1 --label "temperature 1" --out "$DIR/eval_sampled" --and "${TEST_UNSEEN[@]}"
 
 REPORTS=("$DIR/eval" "$DIR/eval_sampled")
 for k in 1 3 5 8; do REPORTS+=("$DIR/eval_unseen/k$k"); done
 if ((ABLATIONS)); then
   ABLATED=()
-  ablation() { # NAME START FLAGS…
-    train "$1" "$2" "$EPISODES" "${@:3}"
+  ablation() { # NAME START EPISODES FLAGS…
+    train "$@"
     ABLATED+=(--leader "$1=$DIR/leaders/$1")
   }
-  ablation no_rounds sft --mlpo.solo_fraction 0.3
+  ablation no_rounds sft $((2 * EPISODES)) --mlpo.solo_fraction 0.3 # as many leader outputs
   NO_ROUNDS=("${COMMAND[@]}")
-  ablation mlpo_no_sft schooled "${ROUNDS_FLAGS[@]}"
+  ablation mlpo_no_sft schooled "$EPISODES" "${ROUNDS_FLAGS[@]}"
   stage no_rounds+no_sft "${NO_ROUNDS[@]}" --and "${COMMAND[@]}"
-  ablation varied_size sft "${ROUNDS_FLAGS[@]}" --mlpo.team_size 1-3
+  ablation varied_size sft "$EPISODES" "${ROUNDS_FLAGS[@]}" --mlpo.team_size 1-3
   VARIED=("${COMMAND[@]}")
-  ablation no_balance sft "${ROUNDS_FLAGS[@]}" --mlpo.carry sampled
+  ablation no_balance sft "$EPISODES" "${ROUNDS_FLAGS[@]}" --mlpo.carry sampled
   stage varied_size+no_balance "${VARIED[@]}" --and "${COMMAND[@]}"
   stage evaluate-ablations "${TEST[@]}" "${LEADERS[@]:0:4}" "${ABLATED[@]}" --methods "$METHODS" --label ablations \
     --out "$DIR/eval_ablations"

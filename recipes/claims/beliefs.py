@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import word_questions as q
 
-WRONG = 0.2  # share of the facts that an agent gets wrong
+WRONG = 0.25  # share of the facts that an agent gets wrong
 STUBBORN = 0.1  # of these, the share that it also defends against others
 YIELDING = 0.05  # of the facts that it gets right, the share that it gives up when others say something else
 

@@ -5,7 +5,7 @@
 Writes an ordinary Hugging Face folder that train_sft, train_ppo_ray and vLLM open. Qwen3 and not Qwen2: for `qwen2`
 transformers 5 loads its own byte-level tokenizer, whatever the folder holds. Nothing is downloaded. A vocabulary of a
 few hundred words instead of 150 thousand is what makes a training step take a fraction of a second on a CPU; unknown
-words become <unk>. Two layers are enough to copy and to count, and learn it in less time than four.
+words become <unk>.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ system user assistant agent leader a an and {" ".join(sum(q.FRAMES.values(), ())
 look again wait check it no not but all others other same this say agree disagree follow
 """
 PUNCTUATION = list("()[]{}<>.,:;?!-+*/='\"")
-SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 384}
+SHAPE = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 384}
 POSITIONS = 640
 
 

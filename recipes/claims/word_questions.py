@@ -4,7 +4,7 @@
 
 Writes JSON Lines: {"task": "bbh", "subtask": ..., "question": ..., "answer": ...}. No row of BBH itself is used; the
 two forms (`object_counting`, and `colored_objects` after `reasoning_about_colored_objects`) follow the published task
-descriptions, made easier: four to six things, one of each, and a color is known, not said.
+descriptions, made easier: three to five things, one of each, and a color is known, not said.
 What a model has to know is the categories and the colors of 320 things: too many to learn from a reward in passing.
 
 The splits `school` (what all models learn to speak from), `train` (the leader's training) and `test` are disjoint by
@@ -67,8 +67,8 @@ FRAMES = {
 
 
 def make(kind: str, rng: random.Random) -> tuple[str, str]:
-    """A question about four to six things, up to two of them not of the kind asked for, and how many the rest are."""
-    truth, asked, total, others = TRUTH[kind], rng.choice(ASKED[kind]), rng.randint(4, 6), rng.randint(0, 2)
+    """A question about three to five things, up to two of them not of the kind asked for, and how many the rest are."""
+    truth, asked, total, others = TRUTH[kind], rng.choice(ASKED[kind]), rng.randint(3, 5), rng.randint(0, 2)
     names = rng.sample([word for word, is_ in truth.items() if is_ == asked], total - others)
     names += rng.sample([word for word, is_ in truth.items() if is_ != asked], others)
     rng.shuffle(names)
