@@ -9,9 +9,10 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from openrlhf_mlpo.errors import UserError, one_line
 from openrlhf_mlpo.text import readable
@@ -116,17 +117,29 @@ def read_yaml(path: Path, where: str, fault: str = "not valid YAML") -> Any:
         raise UserError(f"{where}: {fault}: {one_line(error)}") from None
 
 
-def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write a file under another name, then rename it: a kill leaves the old file or the new one, never half of one.
+@contextmanager
+def whole_file(path: Path) -> Generator[IO[bytes]]:
+    """Open a file for writing under another name and rename it at the end: a kill leaves the old file or the new one,
+    never half of one. Raises OSError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
-    Raises UserError when it cannot be written. Lone surrogates are replaced.
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file, the whole file or none. Raises UserError when it cannot be written.
+
+    Lone surrogates are replaced.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            file.writelines(map(readable, lines))
-        part.replace(path)
+        with whole_file(path) as file:
+            file.writelines(readable(line).encode() for line in lines)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
