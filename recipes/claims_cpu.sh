@@ -34,17 +34,17 @@ option() { # sets taken, see common.sh
 . "$(dirname "$0")/common.sh"
 DIR=${DIR:-runs/claims$SEED$( ((SMOKE)) && echo _smoke || true)}
 if ((SMOKE)); then
-  N_TRAIN=96 N_TEST=40 N_DEV=20 AGENT_ROWS=320 BASE_ROWS=320 SFT_ROWS=32 SFT_RATE=2e-4 EPISODES=1 ROLLOUT_PROMPTS=32
+  N_TRAIN=96 N_TEST=40 N_DEV=20 BASE_ROWS=320 AGENT_ROWS=160 LEADER_ROWS=160 SFT_ROWS=32 SFT_RATE=2e-4 EPISODES=1 ROLLOUT_PROMPTS=32
   GROUP=4 ROUNDS=2 SAMPLES=1 UNSEEN_TEST=20
 else
-  N_TRAIN=1200 N_TEST=1000 N_DEV=500 AGENT_ROWS=9000 BASE_ROWS=18000 SFT_ROWS=400 SFT_RATE=2e-4 EPISODES=2
+  N_TRAIN=1200 N_TEST=1000 N_DEV=500 BASE_ROWS=16000 AGENT_ROWS=6000 LEADER_ROWS=12000 SFT_ROWS=400 SFT_RATE=2e-4 EPISODES=2
   ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=2 UNSEEN_TEST=500
 fi
 UNSEEN=(4 5 6 7 8 9 10 11)
-LISTENING=0.25 DRAWS=1
+DRAWS=1
 . recipes/claims/stages.sh
 
-start 11
+start
 stage dev-questions $PY $Q/word_questions.py --split train --n "$N_DEV" --seed $((SEED + 5000)) --out "$DIR/dev.jsonl"
 team_file "$DIR/team.yaml" 1 2 3
 team_file "$DIR/team_unseen.yaml" "${UNSEEN[@]}"
@@ -52,9 +52,9 @@ team_file "$DIR/team_unseen.yaml" "${UNSEEN[@]}"
 # The team, and on the other core the leader's schooling; half of the agents that no leader meets in training beside each
 # of the two stages that leave a core idle.
 schooling
-BASE=("${COMMAND[@]}")
+SCHOOLING=("${COMMAND[@]}")
 agents "$AGENT_ROWS" 1 2 3 "${UNSEEN[@]:0:4}"
-stage base+agents "${BASE[@]}" --and "${COMMAND[@]}"
+stage schooling+agents "${SCHOOLING[@]}" --and "${COMMAND[@]}"
 pool
 warm_start
 SFT=("${COMMAND[@]}")
@@ -83,7 +83,7 @@ train grpo_tokens sft $((4 * EPISODES)) --mlpo.solo_fraction 1
 GRPO_RUN=("${COMMAND[@]}")
 
 LEADERS=(--leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft" --leader grpo="$DIR/leaders/grpo"
-  --leader grpo_tokens="$DIR/leaders/grpo_tokens" --leader base="$DIR/leaders/base")
+  --leader grpo_tokens="$DIR/leaders/grpo_tokens" --leader base="$DIR/leaders/schooled")
 LIMITS=(--leader_methods "mlpo=leader_team,leader_solo,leader_vote"
   --leader_methods "untrained=leader_team,leader_solo")
 for name in grpo grpo_tokens base; do LIMITS+=(--leader_methods "$name=leader_solo"); done
@@ -108,7 +108,7 @@ if ((ABLATIONS)); then
   }
   ablation no_rounds sft --mlpo.solo_fraction 0.3
   NO_ROUNDS=("${COMMAND[@]}")
-  ablation mlpo_no_sft base "${ROUNDS_FLAGS[@]}"
+  ablation mlpo_no_sft schooled "${ROUNDS_FLAGS[@]}"
   stage no_rounds+no_sft "${NO_ROUNDS[@]}" --and "${COMMAND[@]}"
   ablation varied_size sft "${ROUNDS_FLAGS[@]}" --mlpo.team_size 1-3
   VARIED=("${COMMAND[@]}")

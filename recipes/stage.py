@@ -2,6 +2,7 @@
 
     python3 recipes/stage.py --dir runs/mine --name pool -- python3 -m openrlhf_mlpo.cli.sample_team …
     python3 recipes/stage.py --dir runs/mine --name sft -- COMMAND… --and COMMAND… [--and COMMAND…]
+    python3 recipes/stage.py --dir runs/mine --times
 
 Ray, vLLM and DeepSpeed print thousands of lines; they go to DIR/logs/NAME.log, and the bar is read from them. Several
 commands run at once, one thread each: on two cores that beats two threads for one small model after another. The first
@@ -148,13 +149,28 @@ def running(commands: list[list[str]], bar: tqdm) -> Generator[tuple[list[subpro
             process.wait()
 
 
+def print_times(folder: Path) -> int:
+    """Print the seconds of each finished stage, in order, and the minutes of all."""
+    records = [(file.stem, json.loads(file.read_text())) for file in (folder / "stages").glob("*.json")]
+    finished = sorted((r["began"], name, r["seconds"]) for name, r in records if r["finished"])
+    for _, name, seconds in finished:
+        print(f"{name:<24}{seconds:7.1f} s")
+    print(f"{'all stages':<24}{sum(seconds for *_, seconds in finished) / 60:7.1f} min")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, required=True, help="the run's folder, for logs, times and what is done")
-    parser.add_argument("--name", required=True, help="name of the stage")
+    parser.add_argument("--name", help="name of the stage")
+    parser.add_argument("--times", action="store_true", help="run nothing; print how long the finished stages took")
     parser.add_argument("--text", default="", help="what stands for the commands and must not change (default: they)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command, or several with --and between")
     args = parser.parse_args()
+    if args.times:
+        return print_times(args.dir)
+    if not args.name:
+        parser.error("--name is needed")
     commands: list[list[str]] = [[]]
     for word in args.command[args.command[:1] == ["--"] :]:
         if word == "--and":

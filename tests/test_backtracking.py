@@ -76,7 +76,7 @@ def test_the_answer_block_is_not_searched():
     assert not revises("<think> one step </think> <answer> wait, the answer is 5. The answer is 6 </answer>")
 
 
-@pytest.mark.parametrize("path", ["", str(ROOT / "recipes/quickstart/phrases.yaml")], ids=["chat", "quickstart"])
+@pytest.mark.parametrize("path", ["", str(ROOT / "recipes/claims/phrases.yaml")], ids=["chat", "toy"])
 def test_the_doubts_that_the_warm_start_teaches_are_seen(path):
     phrases = load_phrases(path)
     doubts = [doubt for kind in ("alone", "some", "all", "solo") for doubt in getattr(phrases, kind)]

@@ -51,13 +51,10 @@ def test_same_seed_same_rows_other_seed_other_rows() -> None:
 def test_answers_are_right() -> None:
     """Each answer against a second way of working it out."""
     for row in first("train", 300):
-        if row["subtask"] == "object_counting":
-            listed, asked = row["question"].removeprefix("I have ").split(". How many ")
-            things = [part.split()[-1] for part in listed.split(", ")]
-            assert row["answer"] == str(len(set(things) & set(q.THINGS[asked.split("s do")[0]].split())))
-        else:
-            words = row["question"].split("List: ")[1].split()
-            assert row["answer"].split() == sorted(words) and len({word[0] for word in words}) == len(words)
+        before, between, after = q.FRAMES[row["subtask"]]
+        listed, asked = row["question"].removeprefix(before).removesuffix(after).split(between)
+        things = [part.split()[-1] for part in listed.split(", ")]
+        assert row["answer"] == str([q.TRUTH[row["subtask"]][thing] for thing in things].count(asked))
         assert problem(row).solve([k.truth(fact) for fact in problem(row).facts])[1] == row["answer"]
 
 
@@ -75,9 +72,9 @@ def test_a_derivation_is_read_back_and_the_last_claim_counts() -> None:
 def test_agents_are_of_like_skill_at_every_kind_and_err_on_different_questions() -> None:
     rows = first("test", 2000)
     agents = [k.Beliefs(f"0/agent {i}") for i in range(1, 9)]
-    for kind in q.MAKERS:
+    for kind in q.TRUTH:
         skill = [accuracy(agent, [row for row in rows if row["subtask"] == kind]) for agent in agents]
-        assert max(skill) - min(skill) < 0.15 and 0.35 < min(skill) and max(skill) < 0.75
+        assert max(skill) - min(skill) < 0.15 and 0.15 < min(skill) and max(skill) < 0.7
     any_right = [any(problem(r).solve(a.claims(problem(r)))[1] == r["answer"] for a in agents[:3]) for r in rows]
     assert sum(any_right) / len(rows) > max(accuracy(agent, rows) for agent in agents[:3]) + 0.2
 
@@ -93,8 +90,14 @@ def test_agents_take_up_others_claims_where_they_yield_and_nowhere_else() -> Non
     assert changed > 50 and kept > 50
 
 
+def rows_of_agent(agent: int, n: int) -> list[dict[str, str]]:
+    own = itertools.repeat(k.Beliefs(f"0/agent {agent}"))
+    made = agent_rows.agent_rows(random.Random(agent), own, q.questions("school", agent), revise=0.4, listen=0.2)
+    return [{"input": messages[-1]["content"], "output": output} for messages, output in itertools.islice(made, n)]
+
+
 def test_agent_rows_keep_their_form_and_end_as_believed() -> None:
-    rows = list(itertools.islice(agent_rows.rows(1, 0, revise=0.4, listen=0.2), 300))
+    rows = rows_of_agent(1, 300)
     assert all(q.split_of(row["input"].split("\n")[0]) == "school" for row in rows)
     assert not any("<answer>" in row["input"] or "<think>" in row["output"] for row in rows)
     later = [row for row in rows if "\nagent : " in row["input"]]
@@ -102,7 +105,7 @@ def test_agent_rows_keep_their_form_and_end_as_believed() -> None:
     alone, agent = [row for row in rows if "\n" not in row["input"]], k.Beliefs("0/agent 1")
     assert 80 < len(alone)
     for row in alone:
-        kind = "object_counting" if row["input"].startswith("I have") else "word_sorting"
+        kind = "object_counting" if row["input"].startswith("I have") else "colored_objects"
         asked = k.Problem.of(kind, row["input"])
         assert extract_answer(row["output"]) == asked.solve(agent.claims(asked))[1]
 
@@ -114,7 +117,7 @@ def test_the_leader_is_no_worse_at_random_than_by_its_own_beliefs() -> None:
     sampled = 0
     for row in rows:
         team = [agent.claims(problem(row)) for agent in agents]
-        said = leader_rows.habit(rng, own.claims(problem(row)), team, 0.12)
+        said = leader_rows.habit(rng, own.claims(problem(row)), team, 0.25)
         sampled += problem(row).solve(said)[1] == row["answer"]
     assert abs(sampled / len(rows) - accuracy(own, rows)) < 0.03
 
@@ -136,14 +139,16 @@ def test_cli_writes_the_schema(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_tokenizer_knows_every_word_and_reads_back_what_it_wrote() -> None:
-    import word_models
+    import word_model
 
-    tokenizer = word_models.models.build_tokenizer(word_models.vocabulary(), word_models.POSITIONS)
+    tokenizer = word_model.build_tokenizer()
     unknown = tokenizer.unk_token_id
     texts = [row["question"] for split in q.SPLITS for row in first(split, 300)]
     for agent in (1, 2, 3):
-        texts += [row[key] for row in itertools.islice(agent_rows.rows(agent, 0, 0.4, 0.2), 100) for key in row]
-    for question, responses, last, trace in itertools.islice(leader_rows.prompts(0, 0.3, 0.5, 0.12), 100):
+        texts += [row[key] for row in rows_of_agent(agent, 100) for key in row]
+    people = [k.Beliefs(f"person {i}") for i in range(10)]
+    made = leader_rows.leader_rows(random.Random(0), iter(people * 10), people, q.questions("school", 0), 0.25)
+    for question, responses, last, trace in made:
         texts += [question, *responses, last or "", trace]
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]

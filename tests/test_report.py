@@ -26,7 +26,6 @@ from eval.reporting.markdown import MOST_LINES, fit, p_value, table
 from eval.reporting.page import to_html
 from eval.reporting.runs import MAJORITY, ROUTER, System, load_run
 from eval.reporting.stats import paired, wilson
-from eval.reporting.store import summarise
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.files import write_jsonl
 from openrlhf_mlpo.prompts.templates import load_template
@@ -119,29 +118,6 @@ def test_csv_holds_accuracies_and_comparisons(folder, reported):
     ].to_dict("records")  # fmt: skip
     assert test["value"] == pytest.approx((run.table[TEAM] - run.table[MAJORITY]).mean(), abs=1e-6)
     assert set(kept.loc[kept["metric"] == "claim", "system"]) == set(compared.CLAIMS)
-
-
-def test_summary_has_the_keys_of_the_quickstart(folder):
-    summary = summarise(folder, wall_seconds={"eval": 1.5})
-    assert set(summary) == {
-        "wall_seconds", "seed", "n_test", "accuracy", "by_correct_agents", "paired", "claims", "steps", "backtracking",
-        "best_agent", "versions",
-    }  # fmt: skip
-    assert set(summary["accuracy"]) == {
-        "leader_team", "leader_solo", "leader_team_untrained", "leader_solo_untrained", "grpo_solo", "majority_vote",
-        "best_agent", "oracle", "agents",
-    }  # fmt: skip
-    assert len(summary["accuracy"]["leader_team"]) == len(summary["accuracy"]["leader_team_untrained"]) == 3
-    assert set(summary["accuracy"]["agents"]) == {"ann", "bob", "cat"}
-    assert (
-        summary["n_test"] == 60 and summary["wall_seconds"] == {"eval": 1.5} and summary["versions"] == {"scipy": "1"}
-    )
-    paired = summary["paired"]["leader_team[mlpo] - majority_vote"]
-    assert set(paired) >= {"diff", "ci95", "p"} and paired["diff"] == pytest.approx(
-        summary["accuracy"]["leader_team"][-1] - summary["accuracy"]["majority_vote"]
-    )
-    assert summary["by_correct_agents"]["majority_vote"]["0"]["accuracy"] == 0
-    json.dumps(summary)
 
 
 def test_the_same_results_give_the_same_report(folder, reported, tmp_path):
@@ -302,7 +278,7 @@ def test_the_router_is_a_baseline_of_claim_a(folder, tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "against the router" in text.split("\n\n")[1] and "(a) leader_team[mlpo] - router (n=60)" in text
     found = json.loads((tmp_path / "out" / "report.json").read_text())["runs"][0]
-    assert summarise(run)["accuracy"]["router"] == pytest.approx(run.table[ROUTER].mean())
+    assert by_name(found["systems"], "system")["router"]["accuracy"] == pytest.approx(run.table[ROUTER].mean())
     answers = {(row["id"], str(row["system"])): row["answer"] for row in run.final.to_dict("records")}
     same = [answers[i, "leader_team[mlpo]"] == answers[i, "router"] for i in run.table.index]
     assert by_name(found["router"], "leader")["mlpo"]["accuracy"] == pytest.approx(np.mean(same))
@@ -329,15 +305,17 @@ def test_steps_of_training(tmp_path):
         ("untrained", "base"), ("grpo", "untrained"), ("mlpo_no_sft", "base"), ("mlpo", "untrained"), ("mlpo", "grpo"),
         ("mlpo", "mlpo_no_sft"), ("mlpo", "base"),
     ]  # fmt: skip
-    (step,) = (s for s in summarise(run)["steps"] if s["pair"] == "leader_solo[untrained] - leader_solo[base]")
+    pair, what = next(
+        (p, w) for p, w in compared.step_pairs(run.leaders) if (p.a.method, p.a.leader) == ("leader_solo", "untrained")
+    )
     a, b = (run.table[System("leader_solo", name)] for name in ("untrained", "base"))
-    assert step["what"] == "after SFT" and step["diff"] == pytest.approx((a - b).mean())
+    assert what == "after SFT" and compared.compare([run]).loc[pair, "diff"] == pytest.approx((a - b).mean())
     more = Config(methods=("leader_team",), rounds=2, template=load_template("compact"))
     evaluate(more, fake.team("ann", "bob", "cat"), leaders[:2], fake.questions(40), tmp_path / "more", manifest={})
     more = load_run(tmp_path / "more")
-    (first,) = (s for s in summarise(more)["steps"] if s["pair"].startswith("leader_team[mlpo] first round"))
+    first = next(pair for pair, _ in compared.step_pairs(more.leaders) if pair.a == TEAM.at(0))
     a, b = (more.rounds(system)[0] for system in (TEAM, BEFORE))
-    assert first["diff"] == pytest.approx((a - b).mean())
+    assert compared.compare([more]).loc[first, "diff"] == pytest.approx((a - b).mean())
     main([str(tmp_path / "run"), "--out", str(tmp_path / "out")])
     assert "leader_solo[mlpo]: SFT + MLPO" in (tmp_path / "out" / "report.md").read_text()
 
@@ -359,7 +337,6 @@ def test_backtracking_is_counted(tmp_path):
     point = found.iloc[-1]
     assert point["n_revises"] == len(turned) and point["revises"] == len(turned) / len(solo) > 0
     assert point["right"] == pytest.approx(np.mean([turn["correct"] for turn in turned]))
-    assert len(summarise(run)["backtracking"]) == 3
 
 
 def evaluate_one(config, leader, folder):

@@ -120,3 +120,17 @@ def test_failures_are_counted_where_they_are_allowed(places):
     metrics = finish(run, places, "counts")
     assert metrics[0]["mlpo/agents_failed"] == 0 and metrics[-1]["mlpo/agents_failed"] == pytest.approx(1 / 3)
     assert "eval_bbh_team_pass1" in log_of(places, "counts")
+
+
+def test_rounds_while_the_trainer_works_on_the_batch_before(places):
+    """Asynchronous: groups of both rounds in each step, none of them of two prompts, and a run resumed at its step."""
+    flags = ["--train.async_enable", "--train.async_queue_size", "1"]
+    metrics = finish(begin(places, "async", *flags), places, "async")
+    assert len(metrics) == 4 and all(step["mlpo/share_round_1"] == 0.5 for step in metrics)
+    seen = prompts_seen(places, "async")
+    assert len(seen) == 4 * 16
+    by_round = Counter(json.loads(row["label"]).get("round", 0) for row in seen)
+    assert by_round == {0: 32, 1: 32}
+    # Two outputs a group: every prompt was rewarded twice, and the team revised once for each group of round 1.
+    assert set(Counter(row["prompt"] + row["label"] for row in seen).values()) == {2}
+    assert len(asked(places, "async")) == 4 * 4 * 3

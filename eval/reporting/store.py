@@ -1,17 +1,15 @@
-"""What is kept of runs for programs: report.json, report.csv (one long table), and a recipe's summary.json."""
+"""What is kept of runs for programs: report.json and report.csv (one long table)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from eval.reporting import analysis
-from eval.reporting.across import Group, groups_of, teams
-from eval.reporting.claims import GRPO, UNTRAINED, claims, step_pairs
-from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System, load_run
+from eval.reporting.across import Group, teams
+from eval.reporting.claims import claims
 from eval.reporting.stats import UNTESTED
 
 COLUMNS = "runs seed metric system round against against_round agents_right claim value low high n p verdict".split()
@@ -70,39 +68,3 @@ def group_rows(group: Group) -> Iterator[dict]:
             at = {**head, "system": row["system"], "round": row["round"]}
             yield {**at, "metric": "revises", "value": row["revises"], "n": row["n"]}
             yield {**at, "metric": "right, of revising outputs", "value": row["right"], "n": row["n_revises"]}
-
-
-def summarise(run: Run | str | Path, wall_seconds: Mapping | None = None) -> dict:
-    """The summary.json of one evaluation: accuracy, by number of correct agents, paired comparisons, versions.
-
-    The leader reported as `leader_*` is the first of the evaluation. Methods that were not run are left out.
-    """
-    run = run if isinstance(run, Run) else load_run(run)
-    first = (run.leaders or [""])[0]
-    teams = {"leader_team": System("leader_team", first), "leader_team_untrained": System("leader_team", UNTRAINED)}
-    solos = {"leader_solo": first, "leader_solo_untrained": UNTRAINED, "grpo_solo": GRPO}
-    systems = {name: System("leader_solo", leader) for name, leader in solos.items()}
-    systems |= {system.method: system for system in (MAJORITY, BEST, ROUTER, ORACLE)}
-    tests = groups_of([run])[0].verdicts
-    tested = records(tests[tests["verdict"] != UNTESTED].reset_index())
-    paired = {row["pair"]: {**row, "ci95": [row["low"], row["high"]]} for row in tested}
-    strata: dict[str, dict] = {}
-    for row in records(analysis.by_correct_agents(run)):
-        strata.setdefault(row["system"], {})[str(row["group"])] = row
-    return {
-        "wall_seconds": dict(wall_seconds or {}),
-        "seed": run.seed,
-        "n_test": len(run.table),
-        "accuracy": {
-            **{name: run.rounds(system).mean().tolist() for name, system in teams.items() if run.has(system)},
-            **{name: float(run.table[system].mean()) for name, system in systems.items() if run.has(system)},
-            "agents": {s.agent: float(run.table[s].mean()) for s in run.table if s.method == "agent"},
-        },
-        "by_correct_agents": strata,
-        "paired": paired,
-        "claims": claims(tests),
-        "steps": [{"what": what, **paired[str(pair)]} for pair, what in step_pairs(run.leaders) if str(pair) in paired],
-        "backtracking": records(analysis.backtracking(run)),
-        "best_agent": run.manifest.get("best_agent"),
-        "versions": run.manifest.get("versions", {}),
-    }

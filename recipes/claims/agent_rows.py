@@ -1,9 +1,9 @@
 """Make the training rows of a toy agent, for `openrlhf.cli.train_sft`.
 
-    python3 recipes/claims/agent_rows.py --agent 1 --n 12000 --seed 0 --out runs/claims/agent_1.jsonl
+    python3 recipes/claims/agent_rows.py --agent 1 --model runs/claims/base --seed 0 --out runs/claims/agent_1.jsonl
 
-Writes JSON Lines {"input": ..., "output": ...} of the `school` split. Each agent learns its own beliefs
-(beliefs.Beliefs), right and wrong alike, from three forms of prompt:
+Writes JSON Lines {"input": rendered prompt, "output": response} of the `school` split. Each agent learns its own
+beliefs (beliefs.Beliefs), right and wrong alike, from three forms of prompt:
 
 - the question alone;
 - a later round: its own last response and an output of the leader, whose claims it takes up where it is not sure;
@@ -20,12 +20,14 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import word_questions as q
 from beliefs import Beliefs, Problem, another, truth
 
 from openrlhf_mlpo.errors import run_cli
 from openrlhf_mlpo.files import write_jsonl
+from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, agent_messages, leader_messages
 
 TEMPLATE = BUILTIN_TEMPLATES["compact"]
@@ -45,15 +47,23 @@ def lead(problem: Problem, claims: Sequence[str], before: str = "") -> str:
     return f"<think> {before}{work} </think> <answer> {answer} </answer>"
 
 
+def training_row(tokenizer: Any, prompt: str | list[dict], output: str) -> dict[str, str]:
+    """A row for `train_sft`: the prompt as the model's chat template renders it, and the output with its end."""
+    if not isinstance(prompt, str):
+        prompt = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return {"input": prompt, "output": output + tokenizer.eos_token}
+
+
 def some_claims(rng: random.Random, problem: Problem) -> list[str]:
     """Claims of nobody in particular."""
     return [truth(fact) if rng.random() < CLAIMS_RIGHT else another(rng, fact) for fact in problem.facts]
 
 
-def rows(agent: int, seed: int, revise: float, listen: float) -> Iterator[dict[str, str]]:
-    """Endless rows of agent number `agent` (from 1), a share of them revising, and one listening to other agents."""
-    rng, own = random.Random(f"agent-{agent}-{seed}"), Beliefs(f"{seed}/agent {agent}")
-    for row in q.questions("school", 10 * seed + agent):
+def agent_rows(
+    rng: random.Random, beliefs: Iterator[Beliefs], questions: Iterator[dict[str, str]], revise: float, listen: float
+) -> Iterator[tuple[list[dict], str]]:
+    """Endless (messages, response) of agents, row by row; a share of them revises, and one listens to other agents."""
+    for row, own in zip(questions, beliefs, strict=False):
         problem, form = Problem.of(row["subtask"], row["question"]), rng.random()
         others: list[list[str]] = []
         if form < revise:
@@ -67,19 +77,24 @@ def rows(agent: int, seed: int, revise: float, listen: float) -> Iterator[dict[s
             messages = leader_messages(TEMPLATE, row["question"], [respond(problem, claims) for claims in others])
         else:
             messages = agent_messages(TEMPLATE, row["question"])
-        yield {"input": messages[-1]["content"], "output": respond(problem, own.claims(problem, others))}
+        yield messages, respond(problem, own.claims(problem, others))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", type=int, required=True, help="which agent, from 1")
-    parser.add_argument("--n", type=int, default=12000, help="rows to write (default 12000)")
+    parser.add_argument("--model", required=True, help="the model that is trained, for its chat template")
+    parser.add_argument("--n", type=int, default=6000, help="rows to write (default 6000)")
     parser.add_argument("--revise", type=float, default=0.35, help="share of later-round rows (default 0.35)")
     parser.add_argument("--listen", type=float, default=0.15, help="share with others' responses (default 0.15)")
     parser.add_argument("--seed", type=int, default=0, help="seed of beliefs and rows (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     args = parser.parse_args()
-    write_jsonl(args.out, itertools.islice(rows(args.agent, args.seed, args.revise, args.listen), args.n))
+    tokenizer = open_tokenizer(args.model, "--model")
+    own = itertools.repeat(Beliefs(f"{args.seed}/agent {args.agent}"))
+    questions = q.questions("school", 1000 * args.seed + args.agent)
+    made = agent_rows(random.Random(f"agent-{args.agent}-{args.seed}"), own, questions, args.revise, args.listen)
+    write_jsonl(args.out, (training_row(tokenizer, *row) for row in itertools.islice(made, args.n)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains agents of the toy team with OpenRLHF's SFT, one after the other; one that is there is left as it is.
+# Trains agents from the base model with OpenRLHF's SFT, one after the other; one that is there is left as it is.
 #
 #   bash recipes/claims/agents.sh DIR ROWS MAX_LEN SEED AGENT…
 set -euo pipefail
@@ -9,11 +9,12 @@ PY=.venv/bin/python
 
 for agent in "$@"; do
   [[ ! -f $DIR/agents/agent_$agent/done ]] || continue
-  $PY recipes/claims/agent_rows.py --agent "$agent" --n "$ROWS" --seed "$SEED" --out "$DIR/agent_$agent.jsonl"
+  $PY recipes/claims/agent_rows.py --model "$DIR/models/base" --agent "$agent" --n "$ROWS" --seed "$SEED" \
+    --out "$DIR/agent_$agent.jsonl"
   $PY -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft \
-    --model.model_name_or_path "$DIR/models/agent_$agent" --ckpt.output_dir "$DIR/agents/agent_$agent" \
+    --model.model_name_or_path "$DIR/models/base" --ckpt.output_dir "$DIR/agents/agent_$agent" \
     --ckpt.path "$DIR/ckpt/sft_$agent" --data.dataset "$DIR/agent_$agent.jsonl" --data.input_key input \
-    --data.output_key output --data.apply_chat_template --data.max_len "$MAX_LEN" --ds.zero_stage 0 \
+    --data.output_key output --data.input_template "{}" --data.max_len "$MAX_LEN" --ds.zero_stage 0 \
     --train.max_epochs 1 --train.batch_size 8 --train.micro_batch_size 8 --adam.lr 2e-3 --train.seed $((SEED + 1))
   touch "$DIR/agents/agent_$agent/done"
 done

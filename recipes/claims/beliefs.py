@@ -1,9 +1,9 @@
 """What the toy's models know: facts about words, beliefs that are wrong here and there, and derivations made of them.
 
-A question asks for several facts, such as whether potatoes are vegetables or what letter a word begins with. A
-derivation states one claim after another and what follows from them, so a mistake can be seen and disputed where it
-stands. Every model believes something false about some words, each about others, and it is as good at one kind of
-question as at the next: who is right cannot be told from the kind, the wording or the place.
+A question asks for several facts, such as whether potatoes are vegetables or what color a drum has. A derivation states
+one claim after another and what follows from them, so a mistake can be seen and disputed where it stands. Every model
+believes something false about some words, each about others, and it is as good at one kind of question as at the next:
+who is right cannot be told from the kind, the wording or the place.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from dataclasses import dataclass
 
 import word_questions as q
 
-WRONG = 0.14  # share of the facts that an agent gets wrong
-STUBBORN = 0.2  # of these, the share that it also defends against others
-YIELDING = 0.15  # of the facts that it gets right, the share that it gives up when others say something else
+WRONG = 0.2  # share of the facts that an agent gets wrong
+STUBBORN = 0.1  # of these, the share that it also defends against others
+YIELDING = 0.05  # of the facts that it gets right, the share that it gives up when others say something else
 
 Fact = tuple[str, str]  # kind of question, word
 
 
 def truth(fact: Fact) -> str:
-    """The category of a thing, or the letter that a word begins with."""
+    """The category or the color of a thing."""
     kind, word = fact
-    return q.CATEGORY_OF[word] if kind == "object_counting" else word[0]
+    return q.TRUTH[kind][word]
 
 
 def possible(kind: str) -> list[str]:
     """What can be claimed of a word in a kind of question."""
-    return list(q.THINGS) if kind == "object_counting" else sorted({word[0] for word in q.WORDS})
+    return list(dict.fromkeys(q.TRUTH[kind].values()))
 
 
 def another(rng: random.Random, fact: Fact) -> str:
@@ -38,35 +38,29 @@ def another(rng: random.Random, fact: Fact) -> str:
     return rng.choice([claim for claim in possible(fact[0]) if claim != truth(fact)])
 
 
-FACTS: list[Fact] = [("object_counting", w) for w in q.CATEGORY_OF] + [("word_sorting", w) for w in q.WORDS]
+FACTS: list[Fact] = [(kind, word) for kind, truths in q.TRUTH.items() for word in truths]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A question as the facts that it asks for: `words`, and the category to count (or "")."""
+    """A question as the facts that it asks for: `words`, and the category or color to count."""
 
     kind: str
     words: tuple[str, ...]
-    asked: str = ""
+    asked: str
 
     @classmethod
     def of(cls, kind: str, question: str) -> Problem:
-        if kind == "word_sorting":
-            return cls(kind, tuple(question.removeprefix(q.SORT_FRAME).split()))
-        listed, _, asked = question.removeprefix("I have ").partition(". How many ")
-        words = tuple(part.split()[-1] for part in listed.split(", "))
-        return cls(kind, words, asked.removesuffix("s do I have?"))
+        before, between, after = q.FRAMES[kind]
+        listed, _, asked = question.removeprefix(before).partition(between)
+        return cls(kind, tuple(part.split()[-1] for part in listed.split(", ")), asked.removesuffix(after))
 
     @property
     def facts(self) -> list[Fact]:
         return [(self.kind, word) for word in self.words]
 
     def solve(self, claims: Sequence[str]) -> tuple[str, str]:
-        """The derivation (each word with its claim, in counting also the sum so far), and the answer it comes to."""
-        if self.kind == "word_sorting":
-            order = sorted(range(len(claims)), key=lambda i: (claims[i], i))
-            work = " ".join(f"{word} {claim}" for word, claim in zip(self.words, claims, strict=True))
-            return work, " ".join(self.words[i] for i in order)
+        """The derivation (each word with its claim and the count so far), and the answer it comes to."""
         steps, total = [], 0
         for word, claim in zip(self.words, claims, strict=True):
             total += claim == self.asked
@@ -90,10 +84,10 @@ class Beliefs:
         rng = random.Random(f"beliefs/{name}")
         self.claim: dict[Fact, str] = {}
         self.yields: dict[Fact, bool] = {}
-        # The same shares among the facts of every category, and of all letters: so agents are of like skill.
-        groups: dict[tuple[str, ...], list[Fact]] = {}
+        # The same shares among the facts of every category and color: so agents are of like skill.
+        groups: dict[tuple[str, str], list[Fact]] = {}
         for fact in FACTS:
-            groups.setdefault((fact[0], truth(fact)) if fact[0] == "object_counting" else fact[:1], []).append(fact)
+            groups.setdefault((fact[0], truth(fact)), []).append(fact)
         for facts in groups.values():
             mistaken = set(rng.sample(facts, round(wrong * len(facts))))
             for fact in facts:

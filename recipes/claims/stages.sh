@@ -7,12 +7,15 @@ PY=.venv/bin/python
 Q=recipes/claims
 export OPENRLHF_MLPO_CPU=1 HF_HUB_OFFLINE=1
 
-start() { # AGENTS: how many models beside the leader
+start() { # questions, and the base model that agents and leader are trained from
   [[ -n $DRY_RUN ]] || bash recipes/setup_cpu.sh
   [[ -n $DRY_RUN ]] || mkdir -p "$DIR"
   stage train-questions $PY $Q/word_questions.py --split train --n "$N_TRAIN" --seed "$SEED" --out "$DIR/train.jsonl"
   stage test-questions $PY $Q/word_questions.py --split test --n "$N_TEST" --seed "$SEED" --out "$DIR/test.jsonl"
-  stage models $PY $Q/word_models.py --out "$DIR/models" --agents "$1" --seed "$SEED"
+  stage model $PY $Q/word_model.py --out "$DIR/models/blank" --seed "$SEED"
+  stage base-data $PY $Q/base_rows.py --model "$DIR/models/blank" --n "$BASE_ROWS" --seed "$SEED" --out "$DIR/base.jsonl"
+  sft models/base models/blank "$DIR/base.jsonl" 8 2e-3
+  stage base "${COMMAND[@]}"
 }
 team_file() { # FILE AGENT…: a team of these agents, at a fixed temperature
   [[ -z $DRY_RUN ]] || return 0
@@ -32,28 +35,27 @@ YAML
 agents() { # ROWS AGENT…: sets COMMAND to what trains these agents
   COMMAND=(bash "$Q/agents.sh" "$DIR" "$1" "$MAX_LEN" "$SEED" "${@:2}")
 }
-sft() { # NAME MODEL DATA BATCH LEARNING_RATE: sets COMMAND
+sft() { # TO FROM DATA BATCH LEARNING_RATE, folders of models under DIR: sets COMMAND
   COMMAND=("$PY" -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
-    --model.model_name_or_path "$2" --ckpt.output_dir "$DIR/leaders/$1" --ckpt.path "$DIR/ckpt/$1"
+    --model.model_name_or_path "$DIR/$2" --ckpt.output_dir "$DIR/$1" --ckpt.path "$DIR/ckpt/${1//\//_}"
     --data.dataset "$3" --data.input_key input --data.output_key output --data.input_template "{}"
     --data.max_len "$MAX_LEN" --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size "$4"
     --train.micro_batch_size "$4" --adam.lr "$5" --train.seed $((SEED + 1)))
 }
-schooling() { # sets COMMAND to the leader's schooling: the output form, its beliefs, to work with responses before it
-  stage base-data $PY $Q/leader_rows.py --model "$DIR/models/leader" --n "$BASE_ROWS" --seed "$SEED" \
-    --listening "$LISTENING" \
-    --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --out "$DIR/base.jsonl"
-  sft base "$DIR/models/leader" "$DIR/base.jsonl" 8 2e-3
+schooling() { # sets COMMAND to the leader's schooling: its beliefs, and a habit of using the team badly
+  stage leader-data $PY $Q/leader_rows.py --model "$DIR/models/base" --n "$LEADER_ROWS" --seed "$SEED" \
+    --out "$DIR/leader.jsonl"
+  sft leaders/schooled models/base "$DIR/leader.jsonl" 8 2e-3
 }
 pool() {
   stage pool $PY -m openrlhf_mlpo.cli.sample_team --questions "$DIR/train.jsonl" --task bbh --team "$DIR/team.yaml" \
     --samples "$SAMPLES" --template compact --seed "$SEED" --out "$DIR/pool"
 }
 warm_start() { # sets COMMAND: OpenRLHF's SFT on traces composed from the leader's own right and wrong outputs
-  stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/base" --out "$DIR/sft" \
+  stage sft-data $PY -m openrlhf_mlpo.cli.build_sft --pool "$DIR/pool" --leader "$DIR/leaders/schooled" --out "$DIR/sft" \
     --template compact --phrases $Q/phrases.yaml --draws "$DRAWS" --samples 4 --solo_fraction 0.4 --n "$SFT_ROWS" \
     --max_len "$MAX_LEN" --max_new_tokens "$MAX_NEW_TOKENS" --seed "$SEED"
-  sft sft "$DIR/leaders/base" "$DIR/sft/train.jsonl" 16 "$SFT_RATE"
+  sft leaders/sft leaders/schooled "$DIR/sft/train.jsonl" 16 "$SFT_RATE"
 }
 train() { # NAME START EPISODES FLAGS…: sets COMMAND to MLPO, or to plain GRPO with --mlpo.solo_fraction 1
   local name=$1 start=$2 episodes=$3

@@ -3,10 +3,9 @@
     python3 recipes/claims/word_questions.py --split train --n 3000 --seed 0 --out runs/claims/train.jsonl
 
 Writes JSON Lines: {"task": "bbh", "subtask": ..., "question": ..., "answer": ...}. No row of BBH itself is used; the
-two forms (`object_counting`, `word_sorting`) follow the published task descriptions, made easier: at most seven things,
-one of each; four words to sort, no two with the same first letter.
-What a model has to know is a hundred things with their categories and as many words with their first letters, as a
-word is one token here.
+two forms (`object_counting`, and `colored_objects` after `reasoning_about_colored_objects`) follow the published task
+descriptions, made easier: four to six things, one of each, and a color is known, not said.
+What a model has to know is the categories and the colors of 320 things: too many to learn from a reward in passing.
 
 The splits `school` (what all models learn to speak from), `train` (the leader's training) and `test` are disjoint by
 content for any seed and size: a question belongs to the split its own hash names.
@@ -18,7 +17,7 @@ import argparse
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from openrlhf_mlpo.errors import UserError, run_cli
@@ -28,50 +27,54 @@ SPLITS = ("school", "train", "test")
 _BUCKETS = {"school": range(0, 5), "train": range(5, 8), "test": range(8, 10)}
 
 THINGS = {
-    "fruit": "apple orange banana plum grape peach nectarine strawberry raspberry blackberry pear cherry lemon lime "
-    "mango fig apricot melon kiwi date",
+    "fruit": "apple orange banana plum grape peach nectarine strawberry raspberry blackberry pear cherry lemon "
+    "lime mango fig apricot melon kiwi date papaya guava lychee quince pomelo tangerine mandarin "
+    "cranberry blueberry gooseberry currant mulberry persimmon pineapple coconut avocado olive durian "
+    "rambutan grapefruit",
     "vegetable": "onion garlic carrot yam cauliflower cabbage potato lettuce broccoli celery leek radish turnip beet "
-    "pea bean spinach cucumber pepper parsnip",
+    "pea bean spinach cucumber pepper parsnip asparagus artichoke eggplant zucchini squash pumpkin kale "
+    "chard fennel okra shallot endive rutabaga lentil chickpea rhubarb arugula watercress kohlrabi taro",
     "animal": "cat dog rabbit snail frog cow pig chicken duck goat donkey snake bear mouse fish horse sheep goose "
-    "fox owl",
+    "fox owl lion tiger camel zebra giraffe elephant hedgehog badger beaver otter lizard tortoise dolphin "
+    "whale eagle falcon pigeon hamster squirrel wolf",
     "instrument": "flute piano trombone violin accordion clarinet drum trumpet cello harp guitar oboe tuba banjo organ "
-    "bugle lute fiddle gong horn",
+    "bugle lute fiddle gong horn mandolin ukulele saxophone bassoon piccolo harmonica xylophone marimba "
+    "viola cymbal tambourine triangle bagpipe harpsichord zither sitar recorder bongo maraca lyre",
+    "tool": "hammer saw drill wrench screwdriver chisel axe shovel rake hoe spade trowel crowbar mallet clamp "
+    "vise anvil sander lathe ladder level file rasp plane pickaxe sickle scythe hatchet jack pulley wedge "
+    "awl punch ruler caliper stapler tweezer funnel broom bucket",
+    "garment": "shirt skirt dress coat jacket sweater hat cap scarf glove sock shoe boot sandal belt tie vest blouse "
+    "cardigan kimono sari robe apron bonnet beret cloak poncho parka blazer tuxedo hoodie tunic kilt "
+    "slipper mitten legging corset turban veil cape",
+    "vehicle": "car truck bus van bicycle motorcycle scooter tram train airplane helicopter boat ship ferry canoe "
+    "kayak yacht submarine tractor bulldozer ambulance taxi limousine minivan jeep sled wagon cart "
+    "carriage rickshaw glider rocket balloon barge raft dinghy hovercraft trolley locomotive moped",
     "furniture": "table chair couch bed lamp desk shelf stool bench wardrobe cupboard dresser sofa armchair bookcase "
-    "cabinet cradle mirror rug futon",
+    "cabinet cradle mirror rug futon ottoman hammock crib nightstand sideboard recliner loveseat bunk "
+    "chest drawer headboard mattress curtain carpet cushion hutch vanity lectern lampshade highchair",
 }
 CATEGORY_OF = {word: category for category, words in THINGS.items() for word in words.split()}
-COUNTED = tuple(THINGS)[:4]  # furniture is never asked for
-SORT_FRAME = "Sort the following words alphabetically: List: "
-WORDS = (
-    "anchor amber arrow autumn acorn anvil alley basket beacon border butter barrel bishop bottle candle canyon copper "
-    "cactus castle circle dagger desert dollar dragon dinner donor eagle ember engine escape echo effort fabric falcon "
-    "flower forest fossil funnel garden ginger glacier gravel goblet gutter hammer harbor helmet hollow hinge island "
-    "ivory index insect iris jacket jungle jigsaw journal jewel jockey kettle kingdom kernel kitchen keeper knight "
-    "ladder lantern legend linen lizard locket"
-).split()
+COLORS = "red pink yellow green blue purple black white".split()
+# In the toy's world every thing has one color, and of each category as many things have one color as another.
+_SORTED = sorted(CATEGORY_OF, key=lambda word: (CATEGORY_OF[word], word))
+COLOR_OF = {word: COLORS[i % len(COLORS)] for i, word in enumerate(_SORTED)}
+TRUTH = {"object_counting": CATEGORY_OF, "colored_objects": COLOR_OF}  # by kind of question
+ASKED = {"object_counting": list(THINGS)[:-1], "colored_objects": COLORS}  # furniture is never asked for
+FRAMES = {
+    "object_counting": ("I have ", ". How many ", "s do I have?"),
+    "colored_objects": ("On the table, I see ", ". How many of them are ", "?"),
+}
 
 
-def object_counting(rng: random.Random) -> tuple[str, str]:
-    """Five to seven things, up to two of them of another category; the answer is how many the rest are."""
-    category, kinds, others = rng.choice(COUNTED), rng.randint(5, 7), rng.randint(0, 2)
-    names = rng.sample(THINGS[category].split(), kinds - others)
-    names += rng.sample([word for word, own in CATEGORY_OF.items() if own != category], others)
+def make(kind: str, rng: random.Random) -> tuple[str, str]:
+    """A question about four to six things, up to two of them not of the kind asked for, and how many the rest are."""
+    truth, asked, total, others = TRUTH[kind], rng.choice(ASKED[kind]), rng.randint(4, 6), rng.randint(0, 2)
+    names = rng.sample([word for word, is_ in truth.items() if is_ == asked], total - others)
+    names += rng.sample([word for word, is_ in truth.items() if is_ != asked], others)
     rng.shuffle(names)
     parts = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names]
-    return f"I have {', '.join(parts[:-1])}, and {parts[-1]}. How many {category}s do I have?", str(kinds - others)
-
-
-def word_sorting(rng: random.Random) -> tuple[str, str]:
-    """Four words, no two with the same first letter; the answer is the words in order."""
-    letters = rng.sample(sorted({word[0] for word in WORDS}), 4)
-    words = [rng.choice([word for word in WORDS if word[0] == letter]) for letter in letters]
-    return SORT_FRAME + " ".join(words), " ".join(sorted(words))
-
-
-MAKERS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
-    "object_counting": object_counting,
-    "word_sorting": word_sorting,
-}
+    before, between, after = FRAMES[kind]
+    return f"{before}{', '.join(parts[:-1])}, and {parts[-1]}{between}{asked}{after}", str(total - others)
 
 
 def split_of(question: str) -> str:
@@ -84,10 +87,10 @@ def questions(split: str, seed: int, subtasks: list[str] | None = None) -> Itera
     """Endless different questions of one split, the sub-tasks in turn."""
     rng, seen = random.Random(f"{split}-{seed}"), set()
     while True:
-        for subtask in subtasks or list(MAKERS):
-            question, answer = MAKERS[subtask](rng)
+        for subtask in subtasks or list(TRUTH):
+            question, answer = make(subtask, rng)
             while split_of(question) != split or question in seen:
-                question, answer = MAKERS[subtask](rng)
+                question, answer = make(subtask, rng)
             seen.add(question)
             yield {"task": "bbh", "subtask": subtask, "question": question, "answer": answer}
 

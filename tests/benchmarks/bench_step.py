@@ -1,12 +1,14 @@
 """What a training step of train_mlpo_ray costs beside stock train_ppo_ray: the update, its bound, and whole steps.
 
-    python3 -m tests.benchmarks.bench_step update table whole
+    python3 -m tests.benchmarks.bench_step update table whole rounds
 
 `update`  OpenRLHF's `make_experience` and `ppo_train` on the same samples, by its own workers and ours in turn,
-          at the quickstart's shape and with a model of 10 million parameters at P = 1,024, R = 128, G = 8.
+          with a toy model and with one of 10 million parameters at P = 1,024, R = 128, G = 8.
 `table`   forward and backward of one group in one process, against the bound (P + G R) / (G (P + R)).
 `whole`   whole runs with engines, in turn: stock gets the leader prompts as plain text from a file, ours renders them
           from a pool. The model is untrained: nearly every response has the full length, and all steps are alike.
+`rounds`  whole runs with `--mlpo.rounds 2` and with 1, in turn, as many leader outputs a step; the team answers at once
+          (Python functions), so that what is left is what rounds themselves cost.
 
 Times are medians; of a run or worker the first two steps do not count. Prints one JSON object a line.
 """
@@ -35,21 +37,26 @@ from tests.stack import MLPO, REWARD, STOCK, finish, start  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
 PROMPTS_A_STEP, SAMPLES = 32, 4
+STEP_FLAGS = (
+    *("--rollout.batch_size", str(PROMPTS_A_STEP), "--rollout.n_samples_per_prompt", str(SAMPLES)),
+    *("--train.batch_size", str(PROMPTS_A_STEP * SAMPLES), "--train.micro_batch_size", "32"),
+    *("--rollout.max_new_tokens", "32", "--rollout.micro_batch_size", "32", "--train.seed", "42"),
+)
 PARTS = ("timing/generation", "timing/make_experience", "timing/ppo_train", "timing/broadcast")
-# The quickstart's leader (recipes/quickstart/models.py), and one of 10 million parameters.
-QUICKSTART = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192)
+# A toy leader, and one of 10 million parameters.
+TOY = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192)
 TEN_MILLION = dict(vocab_size=4096, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=768)
 # name: model, prompts a step, tokens of a prompt and of an output (from, to), group, micro batch
 SHAPES = {
-    "quickstart": (QUICKSTART, 32, (130, 300), (40, 60), 8, 128),
+    "toy": (TOY, 32, (130, 300), (40, 60), 8, 128),
     "10M, P=1024, R=128": (TEN_MILLION, 2, (1024, 1024), (128, 128), 8, 8),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("update", "table", "whole"))
-    parser.add_argument("--runs", type=int, default=3, help="whole: runs of each, in turn (default 3)")
+    parser.add_argument("parts", nargs="+", choices=("update", "table", "whole", "rounds"))
+    parser.add_argument("--runs", type=int, default=3, help="whole, rounds: runs of each, in turn (default 3)")
     parser.add_argument("--steps", type=int, default=12, help="steps a run or worker (default 12)")
     args = parser.parse_args()
     if "update" in args.parts:
@@ -61,6 +68,8 @@ def main() -> None:
                 print(json.dumps(measure_group(group, ratio, args.steps)), flush=True)
     if "whole" in args.parts:
         print(json.dumps({"whole": "step", **measure_whole_steps(args.runs, args.steps)}), flush=True)
+    if "rounds" in args.parts:
+        print(json.dumps({"rounds": "T = 2 against T = 1", **measure_rounds(args.runs, args.steps)}), flush=True)
 
 
 def save_model(folder: Path, shape: dict) -> Path:
@@ -179,6 +188,34 @@ def measure_whole_steps(runs: int, steps_a_run: int) -> dict:
     return result
 
 
+def measure_rounds(runs: int, steps_a_run: int) -> dict:
+    """Steps with two rounds against steps with one, in turn."""
+    steps: dict[int, list[dict]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_tiny_model(folder / "model", max_len=256)
+        (folder / "reward.py").write_text(REWARD)
+        agent = "def answer(messages, *, seed, sampling):\n    return 'i say <answer> True </answer>'\n"
+        (folder / "team.py").write_text(agent)
+        agents = [{"name": n, "engine": "callable", "model": f"{folder}/team.py:answer"} for n in ("ann", "bob", "cyd")]
+        (folder / "team.yaml").write_text(json.dumps({"agents": agents}))
+        for rounds in (1, 2):  # with two rounds a step takes half as many new questions
+            rows = make_rows(PROMPTS_A_STEP // rounds * steps_a_run, samples=2)
+            write_pool(folder / f"pool{rounds}", rows)
+        for run in range(runs):
+            for rounds in (1, 2) if run % 2 else (2, 1):
+                flags = ["--mlpo.pool", str(folder / f"pool{rounds}"), "--mlpo.template", "compact"]
+                flags += ["--mlpo.drop_correct", "2", *STEP_FLAGS]
+                if rounds > 1:
+                    flags += ["--mlpo.rounds", str(rounds), "--mlpo.team", str(folder / "team.yaml")]
+                name = f"rounds{rounds}_{run}"
+                steps[rounds] += finish(start(MLPO, folder, name, *flags), folder, name)[2:]
+    result = {"steps": {rounds: len(values) for rounds, values in steps.items()}}
+    for part in ("timing/step_total", *PARTS):
+        result[f"ratio {part}"] = round(median(steps[2], part) / median(steps[1], part), 4)
+    return result
+
+
 def write_prompts(folder: Path) -> None:
     """The very texts that ours will render, for stock: one row a prompt."""
     from transformers import AutoTokenizer
@@ -204,11 +241,7 @@ def write_prompts(folder: Path) -> None:
 
 def measure(folder: Path, name: str, run: str) -> list[dict]:
     """The metrics of every step of one run."""
-    flags = [
-        *("--rollout.batch_size", str(PROMPTS_A_STEP), "--rollout.n_samples_per_prompt", str(SAMPLES)),
-        *("--train.batch_size", str(PROMPTS_A_STEP * SAMPLES), "--train.micro_batch_size", "32"),
-        *("--rollout.max_new_tokens", "32", "--rollout.micro_batch_size", "32", "--train.seed", "42"),
-    ]
+    flags = list(STEP_FLAGS)
     if name == "ours":
         flags += ["--mlpo.pool", str(folder / "pool"), "--mlpo.template", "compact", "--mlpo.drop_correct", "2"]
         return finish(start(MLPO, folder, run, *flags), folder, run)

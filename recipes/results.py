@@ -1,22 +1,27 @@
-"""Print the Markdown tables of docs/results_quickstart.md from the stored results.
+"""Print the Markdown tables of a page of results from the stored results of a recipe.
 
-    python3 recipes/quickstart/results.py recipes/quickstart/results.csv
+    python3 recipes/results.py recipes/claims/results.csv
+    python3 recipes/results.py --brief runs/quickstart/report/report.csv
 
-Such a file is the report.csv that eval/report.py writes of several seeds together.
+Such a file is the report.csv that eval/report.py writes of several seeds together. The runs that come first in it are
+those that the claims are tested on; a row or table that no run has figures for is left out. --brief: accuracies and
+comparisons alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from eval.reporting.claims import GRPO, UNTRAINED, Pair, step_pairs  # noqa: E402
+from eval.reporting.claims import GRPO, GRPO_TOKENS, UNTRAINED, Pair, step_pairs  # noqa: E402
 from eval.reporting.markdown import arrows, difference, table  # noqa: E402
-from eval.reporting.runs import BEST, MAJORITY, ORACLE, System  # noqa: E402
+from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, System  # noqa: E402
+from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 
 TEAM, BEFORE = System("leader_team", "mlpo"), System("leader_team", UNTRAINED)
 SOLO = System("leader_solo", "mlpo")
@@ -25,9 +30,11 @@ ROWS = {
     "leader + team, before MLPO": BEFORE,
     "majority vote": MAJORITY,
     "best agent": BEST,
+    "router": ROUTER,
     "leader alone, after MLPO": SOLO,
     "leader alone, before MLPO": System("leader_solo", UNTRAINED),
     "leader alone, plain GRPO on as many rollouts": System("leader_solo", GRPO),
+    "leader alone, plain GRPO on as many generated tokens": System("leader_solo", GRPO_TOKENS),
     "any agent right (oracle)": ORACLE,
 }
 COMPARISONS = {
@@ -36,6 +43,7 @@ COMPARISONS = {
     "leader + team, round 0 − before MLPO": Pair(TEAM.at(0), BEFORE.at(0)),
     "leader + team, last round − majority vote": Pair(TEAM, MAJORITY),
     "leader + team, last round − best agent": Pair(TEAM, BEST),
+    "leader + team, last round − router": Pair(TEAM, ROUTER),
     "leader + team, last round − before MLPO": Pair(TEAM, BEFORE),
     "leader alone − the same before MLPO": Pair(SOLO, System("leader_solo", UNTRAINED)),
     "leader alone − plain GRPO alone": Pair(SOLO, System("leader_solo", GRPO)),
@@ -48,6 +56,7 @@ class Results:
 
     def __init__(self, file: Path):
         self.rows = pd.read_csv(file, dtype={"seed": str, "round": "Int64", "against_round": "Int64"})
+        self.first = self.rows["runs"].iloc[0]
 
     def of(self, metric: str, **columns: object) -> pd.DataFrame:
         """Rows of a metric in which the columns have these values; None: in which they are blank."""
@@ -63,10 +72,12 @@ class Results:
         return difference(rows.iloc[0]) if len(rows) else ""
 
 
-def tables(results: Results) -> str:
-    """All tables, as they stand in docs/results_quickstart.md."""
-    parts = [accuracies(results, "team", "accuracy"), comparisons(results), revising(results), verdicts(results)]
-    parts += [steps(results), teams(results), accuracies(results, "real BBH rows", "accuracy on real BBH rows")]
+def tables(results: Results, brief: bool = False) -> str:
+    """All tables as they stand in the page, or the first two."""
+    parts = [accuracies(results, results.first, "accuracy"), comparisons(results)]
+    if not brief:
+        parts += [revising(results), verdicts(results), steps(results), teams(results)]
+        parts += [accuracies(results, "temperature 1", "accuracy, temperature 1")]
     return "\n\n".join(table(part) for part in parts if len(part))
 
 
@@ -81,15 +92,18 @@ def accuracies(results: Results, runs: str, heading: str) -> pd.DataFrame:
 
 
 def comparisons(results: Results) -> pd.DataFrame:
-    seeds = [seed for seed in results.of("difference", runs="team")["seed"].unique() if seed != "together"]
-    by_seed = {f"seed {s}": [results.difference("team", s, pair) for pair in COMPARISONS.values()] for s in seeds}
-    return pd.DataFrame({"difference, 95 % interval": list(COMPARISONS), **by_seed})
+    seeds = [s for s in results.of("difference", runs=results.first)["seed"].unique() if s != "together"]
+    rows = []
+    for title, pair in COMPARISONS.items():
+        cells = {f"seed {seed}": results.difference(results.first, seed, pair) for seed in seeds}
+        rows += [{"difference, 95 % interval": title, **cells}] if any(cells.values()) else []
+    return pd.DataFrame(rows)
 
 
 def revising(results: Results) -> pd.DataFrame:
     """Share of the leader's outputs in round 0 that revise an answer, and of those that end right."""
-    revising = results.of("revises", runs="team", round=0).set_index(["system", "seed"])["value"]
-    right = results.of("right, of revising outputs", runs="team", round=0).set_index(["system", "seed"])["value"]
+    revising = results.of("revises", runs=results.first, round=0).set_index(["system", "seed"])["value"]
+    right = results.of("right, of revising outputs", runs=results.first, round=0).set_index(["system", "seed"])["value"]
     cells = revising.map("{:.3f}, ".format) + right.map("{:.3f}".format).where(right.notna(), "–")
     wide = cells.unstack(sort=False).add_prefix("seed ")
     wide.insert(0, "revising outputs, of them right", wide.index + ", round 0")
@@ -97,7 +111,7 @@ def revising(results: Results) -> pd.DataFrame:
 
 
 def verdicts(results: Results) -> pd.DataFrame:
-    words = results.of("claim", runs="team").set_index(["system", "seed"])["verdict"].unstack(sort=False)
+    words = results.of("claim", runs=results.first).set_index(["system", "seed"])["verdict"].unstack(sort=False)
     words.columns = [seed if seed == "together" else f"seed {seed}" for seed in words]
     words.insert(0, "claim", words.index.map("({})".format))
     return words
@@ -105,7 +119,9 @@ def verdicts(results: Results) -> pd.DataFrame:
 
 def steps(results: Results) -> pd.DataFrame:
     """What each step of training brought, over all seeds."""
-    leaders = results.of("revises", runs="team")["system"].str.extract(r"leader_team\[(.*)\]")[0].dropna().unique()
+    leaders = (
+        results.of("revises", runs=results.first)["system"].str.extract(r"leader_team\[(.*)\]")[0].dropna().unique()
+    )
     rows = [
         {"step of training": f"{pair.a}: {what}", "against": pair.b.leader,
          "together": results.difference("team", "together", pair)}
@@ -128,7 +144,15 @@ def teams(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="report.csv, or a stored copy of it")
+    parser.add_argument("--brief", action="store_true", help="accuracies and comparisons alone")
+    args = parser.parse_args()
+    if not args.file.exists():
+        raise UserError(f"{args.file}: no such file; eval/report.py writes report.csv")
+    print(tables(Results(args.file), args.brief))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    print(tables(Results(Path(sys.argv[1]))))
+    run_cli(main)
