@@ -1,8 +1,9 @@
 """Rows of files (JSON Lines, JSON and Parquet, packed or not), each with its place for error messages; YAML files;
-files written whole."""
+names in Python files; files written whole."""
 
 from __future__ import annotations
 
+import ast
 import bz2
 import gzip
 import json
@@ -115,6 +116,22 @@ def read_yaml(path: Path, where: str, fault: str = "not valid YAML") -> Any:
         raise UserError(f"{where}: {fault}: {line}{error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: {fault}: {one_line(error)}") from None
+
+
+def defined_names(path: Path) -> dict[str, ast.AST]:
+    """Names that a Python file defines or imports ("*": all of some module), with the place; it is read, not run.
+
+    Raises OSError, SyntaxError or ValueError.
+    """
+    names: dict[str, ast.AST] = {}
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.setdefault(node.name, node)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.setdefault(node.id, node)
+        elif isinstance(node, ast.alias):
+            names.setdefault((node.asname or node.name).partition(".")[0], node)
+    return names
 
 
 @contextmanager
