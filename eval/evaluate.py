@@ -68,7 +68,7 @@ def questions_of(args: argparse.Namespace) -> list[Question]:
 
     source = args.questions or USUAL[args.task]
     rows = load_questions(
-        source, args.task, split=args.split if args.questions else args.split or "test", skip_bad=args.skip_bad_rows,
+        source, args.task, split=args.split or (None if args.questions else "test"), skip_bad=args.skip_bad_rows,
         columns=parse_columns(args.columns), test_fraction=args.test_fraction,
     )  # fmt: skip
     questions = [Question.from_row(row) for row in rows]

@@ -9,11 +9,11 @@ from typing import Any
 
 from eval.play.methods import BUDGETS, LEADER_METHODS, METHODS, Config
 from eval.play.players import split_engine
-from openrlhf_mlpo.cli.options import Parser
+from openrlhf_mlpo.cli.options import Parser, add_question_flags, at_least
 from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, load_template
-from openrlhf_mlpo.questions import TASKS, TEST_FRACTION
+from openrlhf_mlpo.questions import TASKS
 from openrlhf_mlpo.sources import parse_columns
 
 # What --questions is when it is left out.
@@ -23,9 +23,7 @@ USUAL = {"math": "HuggingFaceH4/MATH-500", "bbh": "lukaemon/bbh", "mmlu": "cais/
 # fmt: off
 def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags as they stand; `check` settles them."""
-    p = Parser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, argument_default="",
-        renamed={"--leader_engine_args": "--engine_args"})
+    p = Parser(description=description, argument_default="", renamed={"--leader_engine_args": "--engine_args"})
     add = p.add_argument
     several: dict[str, Any] = {"action": "append", "default": []}
     add("--leader", **several, metavar="[NAME=]MODEL",
@@ -34,20 +32,12 @@ def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.
         "plain GRPO 'grpo', to get those comparisons")
     add("--team", help="YAML team file; needed by every method but leader_solo and leader_vote")
     add("--questions", help="JSONL or Parquet file, or a hub data set (default: "
-        + ", ".join(f"{task}: {source}" for task, source in USUAL.items()) + ")")
+        + ", ".join(f"{task}: {source}" for task, source in USUAL.items()) + "; of these the split test)")
     add("--task", required=True, help=", ".join(TASKS))
-    add("--split", default=None, help="split of a data set (default: all rows of a file, else test)")
-    add("--test_fraction", type=float, default=TEST_FRACTION,
-        help="share of the split test where the source has none and it is made from the content; as it was for the "
-        "pool, or the leader has seen some of the questions (default %(default)s)")
-    add("--columns", help="names of your columns, as question=prompt,answer=gold[,subtask=…,choices=…] (default: the "
-        "usual names)")
+    add_question_flags(add)
     add("--drop_long", action="store_true", default=False,
         help="leave out questions that do not fit a leader's prompt (default: an error)")
-    add("--skip_bad_rows", action="store_true", default=False,
-        help="leave out rows without an answer, with one that can never be matched, or that contradict each other")
     add("--subtasks", help="only questions of these subtasks, comma separated (default: all)")
-    add("--limit", type=int, default=0, help="first N questions; 0: all (default)")
     add("--rounds", type=int, default=5, help="T, rounds of team then leader (default 5, as in the paper)")
     add("--methods", default="leader_team,leader_solo,majority_vote,best_agent,agent,oracle",
         help=f"comma list of {', '.join(METHODS)}; or 'all', router only with --pool (default: %(default)s)")
@@ -104,11 +94,8 @@ def check(args: argparse.Namespace) -> tuple[dict[str, str], Config, list[int]]:
     parse_columns(args.columns)
     if not args.questions and args.task not in USUAL:
         raise UserError(f"--task {args.task} needs --questions FILE")
-    at_least = dict.fromkeys(("rounds", "debate_rounds", "moa_layers", "max_new_tokens", "batch"), 1)
-    at_least |= dict.fromkeys(("limit", "vote_samples", "max_prompt_tokens", "temperature", "vote_temperature"), 0)
-    for flag, least in at_least.items():
-        if not getattr(args, flag) >= least:
-            raise UserError(f"--{flag} must be at least {least}, not {getattr(args, flag)}")
+    at_least(args, **dict.fromkeys(("rounds", "debate_rounds", "moa_layers", "max_new_tokens", "batch"), 1))
+    at_least(args, limit=0, vote_samples=0, max_prompt_tokens=0, temperature=0, vote_temperature=0)
     if not 0 < args.test_fraction < 1:
         raise UserError(f"--test_fraction must be between 0 and 1, not {args.test_fraction}")
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", args.team_size):

@@ -33,6 +33,7 @@ from eval.reporting.curves import read_training, telling  # noqa: E402
 from eval.reporting.explorer import explorer_page  # noqa: E402
 from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System, load_run  # noqa: E402
 from eval.reporting.store import as_json, long_table  # noqa: E402
+from openrlhf_mlpo.cli.options import Parser  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 from openrlhf_mlpo.files import write_whole  # noqa: E402
 
@@ -98,7 +99,7 @@ def blocks(groups: Sequence, plots: Mapping[str, tuple[str, str]], every: bool) 
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=__doc__)
     p.add_argument("runs", nargs="+", metavar="DIR", help="folders that eval/evaluate.py wrote")
     p.add_argument("--out", required=True, help="folder for the report")
     p.add_argument("--training", action="append", default=[], metavar="[NAME=]DIR",

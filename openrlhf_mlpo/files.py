@@ -1,17 +1,19 @@
 """Rows of files (JSON Lines, JSON and Parquet, packed or not), each with its place for error messages; YAML files;
-files written whole."""
+names in Python files; files written whole."""
 
 from __future__ import annotations
 
+import ast
 import bz2
 import gzip
 import json
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from openrlhf_mlpo.errors import UserError, one_line
 from openrlhf_mlpo.text import readable
@@ -116,17 +118,45 @@ def read_yaml(path: Path, where: str, fault: str = "not valid YAML") -> Any:
         raise UserError(f"{where}: {fault}: {one_line(error)}") from None
 
 
-def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write a file under another name, then rename it: a kill leaves the old file or the new one, never half of one.
+def defined_names(path: Path) -> dict[str, ast.AST]:
+    """Names that a Python file defines or imports ("*": all of some module), with the place; it is read, not run.
 
-    Raises UserError when it cannot be written. Lone surrogates are replaced.
+    Raises OSError, SyntaxError or ValueError.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    names: dict[str, ast.AST] = {}
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.setdefault(node.name, node)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.setdefault(node.id, node)
+        elif isinstance(node, ast.alias):
+            names.setdefault((node.asname or node.name).partition(".")[0], node)
+    return names
+
+
+@contextmanager
+def whole_file(path: Path) -> Generator[IO[bytes]]:
+    """Open a file for writing under another name and rename it at the end: a kill leaves the old file or the new one,
+    never half of one. Raises OSError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file, the whole file or none. Raises UserError when it cannot be written.
+
+    Lone surrogates are replaced.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            file.writelines(map(readable, lines))
-        part.replace(path)
+        with whole_file(path) as file:
+            file.writelines(readable(line).encode() for line in lines)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 

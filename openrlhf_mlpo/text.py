@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 _UNUSABLE = re.compile("\ufeff|[\ud800-\udfff]")
 
@@ -15,14 +15,14 @@ def readable(text: str) -> str:
     return text.replace("\ufeff", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
-    """The lines of a Markdown table, the first column to the left and the others, which hold numbers, to the right."""
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+def markdown_table(header: Iterable[object], rows: Iterable[Iterable[object]], *, aligned: bool = True) -> list[str]:
+    """The lines of a Markdown table, the first column to the left and the others, which hold numbers, to the right.
 
-    def line(row: Sequence[str]) -> str:
-        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        return "| " + " | ".join([row[0].ljust(widths[0]), *numbers]) + " |"
-
-    return [line(row) for row in cells]
+    `aligned`: with blanks, so that columns stand below each other in plain text too.
+    """
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *map(len, column)) if aligned else 0 for column in zip(*cells, strict=True)]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
+    dashes = ["-" * max(3, width) for width in widths]
+    lines.insert(1, [dashes[0], *(f"{dash[1:]}:" for dash in dashes[1:])])
+    return [f"| {' | '.join(line)} |" for line in lines]

@@ -1,6 +1,6 @@
 """Hostile responses, each with its right verdict: what a policy in training, or an agent, may come up with.
 
-`cases()` gives at least 200 `Case`s; tests/test_verify_hostile.py runs them all, the benchmark mixes some in.
+`cases()` gives at least 200 `Case`s; tests/verify/test_hostile.py runs them all, the benchmark mixes some in.
 """
 
 from __future__ import annotations

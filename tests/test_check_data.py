@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from openrlhf_mlpo.cli import check_data
-
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
 
 
 def write(path: Path, rows: list[dict | str]) -> str:

@@ -65,8 +65,8 @@ def test_the_leader_sees_the_same_answers_in_training_and_evaluation(answer, tmp
     from openrlhf_mlpo.pool.format import open_pool
     from openrlhf_mlpo.prompts.templates import load_template
     from openrlhf_mlpo.train.dataset import TeamPromptDataset
-    from tests.test_dataset import strategy
     from tests.tiny import make_tiny_model
+    from tests.train.test_dataset import strategy
 
     question = Question("q", "exact", "What is it?", answer)
     rows = responses(question, answer)

@@ -12,6 +12,7 @@ from eval.reporting.across import Group
 from eval.reporting.claims import CLAIMS, GRPO, UNTRAINED, Pair, claims, step_pairs
 from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System
 from eval.reporting.stats import UNTESTED
+from openrlhf_mlpo.text import markdown_table
 
 MOST_LINES = 200  # of report.md; the HTML page has all rows of all runs
 MEANING = """*holds*: the 95 % interval of the paired difference is above 0 and its p below 0.05, in the claims'
@@ -49,10 +50,9 @@ HEADS = {
 
 def table(frame: pd.DataFrame, most: int | None = None) -> str:
     """Markdown of a DataFrame as it stands, without its index; beyond `most` rows a line says how many are left out."""
-    rows = [" | ".join(map(cell, row)) for row in [frame.columns, *frame[:most].itertuples(index=False)]]
-    rows.insert(1, " | ".join(["---", *["--:"] * (len(frame.columns) - 1)]))
+    rows = (map(cell, row) for row in frame[:most].itertuples(index=False))
     more = f"\n\n*{len(frame) - most} more rows: report.html.*" if most is not None and len(frame) > most else ""
-    return "\n".join(f"| {row} |" for row in rows) + more
+    return "\n".join(markdown_table(frame.columns, rows, aligned=False)) + more
 
 
 def cell(value: object) -> str:
@@ -63,7 +63,7 @@ def cell(value: object) -> str:
         value = fixed(value)
     elif isinstance(value, float):
         value = f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return str(value)
 
 
 def tidy(frame: pd.DataFrame, **heads: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.files import read_rows
 
 COSTS = ("tokens", "completion_tokens", "generations", "steps", "serial_tokens", "seconds")
 REQUIRED = (*"id task subtask method leader agent round budget answer correct n_correct_agents".split(), *COSTS)
@@ -99,18 +100,11 @@ class Run:
 
 def read_jsonl(file: Path) -> Iterator[dict]:
     """The objects of a JSONL file. Raises UserError, one line that names the line, where it is cut off or damaged."""
-    number, line = 0, ""
     try:
-        with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007 read where a line is damaged
-                if not isinstance(row := json.loads(line), dict):
-                    raise ValueError
-                yield row
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not UTF-8 after line {number}; {AGAIN}") from None
-    except ValueError:
-        fault = "is no JSON object" if line.endswith("\n") else "is cut off"
-        raise UserError(f"{file}: line {number} {fault}; {AGAIN}") from None
+        for _, row in read_rows(file):
+            yield row
+    except UserError as error:
+        raise UserError(f"{error}; {AGAIN}") from None
 
 
 def load_run(path: str | Path) -> Run:

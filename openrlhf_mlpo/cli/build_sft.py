@@ -88,11 +88,7 @@ def parse_mix(text: str) -> dict[str, float]:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python3 -m openrlhf_mlpo.cli.build_sft",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python3 -m openrlhf_mlpo.cli.build_sft", description=__doc__)
     add = parser.add_argument
     usual = ",".join(f"{kind}={share:g}" for kind, share in KINDS.items())
     add("--pool", required=True, help="pool directory (sample_team), from training questions")

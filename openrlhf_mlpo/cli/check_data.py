@@ -42,10 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None):
-    parser = Parser(
-        prog="python3 -m openrlhf_mlpo.cli.check_data",
-        description="Check questions before training: which rows are broken, which gold answers could never pay.",
-    )
+    parser = Parser(prog="python3 -m openrlhf_mlpo.cli.check_data", description=__doc__)
     parser.add_argument(
         "file", help="questions: a .jsonl, .json or .parquet file, a folder, or a Hugging Face dataset (NAME:CONFIG)"
     )

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Sequence
 
 from openrlhf_mlpo import cpu
+from openrlhf_mlpo.cli.options import Parser
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.preflight import machine
 from openrlhf_mlpo.preflight.commands import recipe_commands
@@ -62,11 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m openrlhf_mlpo.cli.doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python3 -m openrlhf_mlpo.cli.doctor", description=__doc__)
     add = parser.add_argument
     add("--gpus", type=int, default=None, help="judge for so many GPUs on a node (default: those of this machine)")
     add("--gpu_memory", type=float, default=None, help="GiB on each (default: as on this machine; 80 if it has none)")

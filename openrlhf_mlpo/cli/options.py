@@ -13,11 +13,14 @@ from openrlhf_mlpo.questions import TEST_FRACTION
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that also takes `--some-flag` for `--some_flag`, and flags by the names they once had."""
+    """An `ArgumentParser` that also takes `--some-flag` for `--some_flag`, and flags by the names they once had.
+
+    Its --help shows the description with its own line ends.
+    """
 
     def __init__(self, *args: Any, renamed: Mapping[str, str] | None = None, **kwargs: Any):
         """`renamed`: old name -> name, such as {"--max_questions": "--limit"}. Neither is shown by --help."""
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
         self._renamed = dict(renamed or {})
 
     def parse_known_args(self, args=None, namespace=None):
@@ -50,7 +53,8 @@ def add_question_flags(add) -> None:
         "--test_fraction",
         type=float,
         default=TEST_FRACTION,
-        help=f"share of a test split that is made from content (default {TEST_FRACTION})",
+        help=f"share of a test split that is made from content (default {TEST_FRACTION}); for an evaluation as it "
+        "was for the pool, or the leader has seen some of the questions",
     )
     add_columns_flag(add)
     add("--limit", type=int, default=0, help="only the first N questions (default 0: all)")

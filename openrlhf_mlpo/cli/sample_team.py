@@ -44,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
-        prog="python3 -m openrlhf_mlpo.cli.sample_team",
-        description=__doc__,
-        renamed={"--max_questions": "--limit"},
+        prog="python3 -m openrlhf_mlpo.cli.sample_team", description=__doc__, renamed={"--max_questions": "--limit"}
     )
     add = parser.add_argument
     add(

@@ -27,6 +27,7 @@ from openrlhf_mlpo.engines.base import (
     whole_number,
 )
 from openrlhf_mlpo.errors import UserError, one_line
+from openrlhf_mlpo.files import defined_names
 
 
 class FunctionEngine(Engine):
@@ -128,17 +129,9 @@ def check(model: str, engine_args: Mapping) -> None:
     if path is None:  # built in or compiled: importing will tell
         return
     try:
-        tree = ast.parse(path.read_bytes(), str(path))
+        names = defined_names(path)
     except (SyntaxError, ValueError) as error:
         raise UserError(f"agent function {model!r}: not valid Python: {one_line(error)}") from None
-    names: dict[str, ast.AST] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.setdefault(node.name, node)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.setdefault(node.id, node)
-        elif isinstance(node, ast.alias):
-            names.setdefault((node.asname or node.name).partition(".")[0], node)
     if name not in names and "*" not in names:
         raise UserError(f"agent function {model!r}: {place} has no function {name}")
     definition = names.get(name)

@@ -91,7 +91,7 @@ class RayEngine(Engine):
             self._own_ray = False
 
 
-_OWN = ("actors", "batch_size", "gpus_per_actor", "cpus_per_actor", "engine")
+OWN_ARGS = ("actors", "batch_size", "gpus_per_actor", "cpus_per_actor", "engine")
 
 
 def check(model: str, engine_args: Mapping) -> None:
@@ -105,7 +105,7 @@ def check(model: str, engine_args: Mapping) -> None:
     inner = engine_args.get("engine", "vllm")
     if inner == "ray" or inner not in ENGINES:
         raise UserError(f"engine_args: engine must be vllm, openai or callable, not {inner!r}")
-    check_engine(model, inner, {name: value for name, value in engine_args.items() if name not in _OWN})
+    check_engine(model, inner, {name: value for name, value in engine_args.items() if name not in OWN_ARGS})
 
 
 class _Actor:

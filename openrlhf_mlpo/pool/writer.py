@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_mlpo.errors import UserError, one_line
+from openrlhf_mlpo.files import whole_file
 from openrlhf_mlpo.pool.format import MANIFEST, damaged, pool_schema, read_manifest, response_type
 from openrlhf_mlpo.pool.parts import AgentResponses, interleave
 from openrlhf_mlpo.pool.settings import contradiction
@@ -100,7 +101,7 @@ class PoolWriter:
         table = pa.table({"id": pa.array(ids), "responses": pa.array(responses, pa.list_(response_type()))})
         slot = self.manifest["slots"].index(self._buffer_agent)
         with _writing_to(self.path):
-            _write_whole(table, self.parts / f"{slot:03d}-{self._next_part:07d}.parquet")
+            _write_part(table, self.parts / f"{slot:03d}-{self._next_part:07d}.parquet")
         self._next_part += 1
         self._buffer = []
 
@@ -170,7 +171,7 @@ class PoolWriter:
         self._write_manifest(manifest)
         self.parts.mkdir(exist_ok=True)
         listed = self.questions.select_columns(["id", "answer", "subtask"]).with_format("arrow")[:]
-        _write_whole(listed, self.parts / "_questions")
+        _write_part(listed, self.parts / "_questions")
         return manifest
 
     def _asked(self) -> dict[str, tuple] | None:
@@ -211,10 +212,9 @@ class PoolWriter:
             shutil.rmtree(self.parts, ignore_errors=True)
 
     def _write_manifest(self, manifest: dict) -> None:
-        temporary = self.path / f"{MANIFEST}.tmp"
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # so lone surrogates stay valid JSON
-        os.replace(temporary, self.path / MANIFEST)
+        with whole_file(self.path / MANIFEST) as file:
+            file.write(text.encode(errors="backslashreplace"))  # so lone surrogates stay valid JSON
 
 
 @contextmanager
@@ -227,16 +227,14 @@ def _writing_to(path: Path) -> Generator[None]:
         raise UserError(f"--out {path}: cannot be written: {why}; once it can, the same command continues") from None
 
 
-def _write_whole(table, path: Path) -> None:
-    """Write a Parquet file that is whole or absent."""
+def _write_part(table, path: Path) -> None:
+    """Write a Parquet file that is whole or absent, and on the disk: it may have cost hours of sampling."""
     import pyarrow.parquet as pq
 
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
+    with whole_file(path) as file:
         pq.write_table(table, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def write_files(parquet_dir: Path, arrow_dir: Path, total: int, rows: Callable[[int, int], Any]) -> None:

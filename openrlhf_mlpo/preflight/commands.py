@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from openrlhf_mlpo import cpu
+from openrlhf_mlpo.engines.ray import OWN_ARGS
 from openrlhf_mlpo.errors import UserError, errors_at, one_line
 from openrlhf_mlpo.preflight import requirements
 from openrlhf_mlpo.preflight.requirements import EngineNeed, Requirements
@@ -38,7 +39,7 @@ OURS = {
 }
 SFT, MLPO, WRAPPER = "openrlhf.cli.train_sft", "openrlhf_mlpo.cli.train_mlpo_ray", "openrlhf_mlpo.cli.run_openrlhf"
 # Arguments of our own Ray and vLLM engines, which vLLM does not know (openrlhf_mlpo/engines).
-OWN_ENGINE_ARGS = ("actors", "batch_size", "gpus_per_actor", "cpus_per_actor", "engine", "chat_template_kwargs")
+OWN_ENGINE_ARGS = (*OWN_ARGS, "chat_template_kwargs")
 
 
 class Stop(BaseException):

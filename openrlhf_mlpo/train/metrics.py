@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 
 from openrlhf.trainer.ppo_trainer import BasePPOTrainer
+
+from openrlhf_mlpo.verify.labels import parse_label
 
 
 class LeaderMetrics(BasePPOTrainer):
@@ -41,7 +42,7 @@ def leader_metrics(outcomes: Iterable[tuple[str, float, float | None]]) -> dict[
     values: dict[str, list[float]] = defaultdict(list)
     rounds: list[int] = []
     for label_text, accuracy, form in outcomes:
-        label = json.loads(label_text)
+        label = parse_label(label_text).extra
         if form is not None:
             values["format_rate"].append(form)
         if "agents_correct" not in label:

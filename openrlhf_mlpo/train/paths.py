@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from openrlhf_mlpo.errors import one_line
+from openrlhf_mlpo.files import defined_names
 
 # Endings of a path by which OpenRLHF's loader takes it for something else than a folder.
 _LOADER_ENDINGS = (".py", ".json", ".jsonl", ".csv", ".parquet", ".arrow")
@@ -45,15 +46,11 @@ def reward_problems(text: str) -> Iterator[str]:
 def _reward_file_problems(path: str) -> Iterator[str]:
     """OpenRLHF imports the file in its engines, minutes later; it is read here, not run."""
     try:
-        with open(path, "rb") as file:
-            nodes = list(ast.walk(ast.parse(file.read())))
+        names = defined_names(Path(path))
     except FileNotFoundError:
         yield f"--reward.remote_url {path}: no such file"
     except (OSError, SyntaxError, ValueError) as error:
         yield f"--reward.remote_url {path}: not a Python file that can be read: {one_line(error)}"
     else:
-        names = {getattr(node, "name", None) for node in nodes}  # functions, and names that are imported
-        names |= {node.asname for node in nodes if isinstance(node, ast.alias)}
-        names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        if not names & {"reward_func", "*"}:
+        if not names.keys() & {"reward_func", "*"}:
             yield f"--reward.remote_url {path}: has no function reward_func(queries, prompts, labels)"

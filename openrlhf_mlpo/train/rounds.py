@@ -8,7 +8,6 @@ learned on stored states of an earlier model do not carry over (SCoRe, arXiv 240
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player, agent_player
 from openrlhf_mlpo.team import load_team
 from openrlhf_mlpo.train.dataset import make_label
+from openrlhf_mlpo.verify.labels import parse_label
 
 VERIFY_THREADS = 4
 ANSWERS = "_team"  # folder of the team's answers beside the checkpoints
@@ -217,8 +217,8 @@ def is_correct(experience: Experience) -> bool:
 
 
 def label_of(group: Sequence[Experience]) -> dict:
-    """The label that the outputs of one group share."""
-    return json.loads(group[0].labels[0])
+    """What the label that the outputs of one group share holds beside its answer and task."""
+    return parse_label(group[0].labels[0]).extra
 
 
 def open_team(args: Any) -> TrainingTeam:

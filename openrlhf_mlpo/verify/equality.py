@@ -180,7 +180,7 @@ os.register_at_fork(after_in_child=_after_fork)
 def hopeless(answer: str) -> bool:
     """Whether math-verify could not decide this within any limit: nesting, thousands of digits, towers of powers.
 
-    Only shapes that a check has no chance with; tests/test_verify_hostile.py compares.
+    Only shapes that a check has no chance with; tests/verify/test_hostile.py compares.
     """
     depth = deepest = 0
     for char in answer:

@@ -3,7 +3,7 @@ r"""Answers decided here, without math-verify, only where its verdict is certain
 Rationals in plain notation are compared exactly. What `reader` can evaluate (numbers, expressions, complex numbers,
 percentages, tuples, intervals, lists, matrices, equations `x = …`) is evaluated in floating point, which can only
 ever prove two answers DIFFERENT. Whatever is outside its grammar, or too close to call, is math-verify's business:
-`decide` returns None. tests/test_verify_numbers.py checks its verdicts against math-verify's.
+`decide` returns None. tests/verify/test_numbers.py checks its verdicts against math-verify's.
 """
 
 from __future__ import annotations

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from openrlhf_mlpo.verify.environment import number, warn_once
 from openrlhf_mlpo.verify.extract import extract_answer, is_formatted, opened_thinking, response_of
 from openrlhf_mlpo.verify.labels import parse_label
 from openrlhf_mlpo.verify.verdicts import TASKS, verify_response
 
 logger = logging.getLogger(__name__)
-_warned: set[str] = set()
 _undecided = {"since": -math.inf, "count": 0}  # when undecided checks were last warned about, and how many came since
 _WARN_EVERY = 60.0  # seconds: about once a training step
 _lock = threading.Lock()
@@ -45,7 +45,7 @@ def reward(
     batch: Any = ([queries], [prompts], [labels]) if isinstance(queries, str) else (queries, prompts, labels)
     samples = [_score(*sample, task) for sample in zip(*batch, strict=False)]
     samples += [(0.0, 0.0, 0.0)] * (len(batch[0]) - len(samples))
-    w_accuracy, w_format = _weight("MLPO_ACCURACY_WEIGHT", 1.0), _weight("MLPO_FORMAT_WEIGHT", 0.0)
+    w_accuracy, w_format = number("MLPO_ACCURACY_WEIGHT", 1.0), number("MLPO_FORMAT_WEIGHT", 0.0)
     rewards: Any = [w_accuracy * accuracy + w_format * formatted for accuracy, formatted, _ in samples]
     columns: list[Any] = [list(column) for column in zip(*samples)] if samples else [[], [], []]
     if len(samples) == 1:
@@ -58,11 +58,11 @@ def _score(query: object, prompt: object, label: object, task: Any) -> tuple[flo
     """(accuracy, format, undecided) of one sample."""
     try:
         if not isinstance(query, str) or not isinstance(prompt, str):
-            _warn_once("type", f"reward got a {type(query).__name__} query and a {type(prompt).__name__} prompt")
+            warn_once("type", f"reward got a {type(query).__name__} query and a {type(prompt).__name__} prompt")
             return 0.0, 0.0, 0.0
         response = response_of(query, prompt)
         if response is None:
-            _warn_once("start", "the prompt was not found at the start of a decoded sample, which scores 0: the "
+            warn_once("start", "the prompt was not found at the start of a decoded sample, which scores 0: the "
                        "tokenizer does not give back the text it was given")  # fmt: skip
             return 0.0, 0.0, 0.0
         response = opened_thinking(prompt) + response
@@ -73,7 +73,7 @@ def _score(query: object, prompt: object, label: object, task: Any) -> tuple[flo
             return (score if math.isfinite(score) else 0.0), float(is_formatted(response)), 0.0
         name = task or gold.task or "exact"
         if name not in TASKS:
-            _warn_once(name, f"unknown task {name!r} in a label, which scores 0: choose from {', '.join(TASKS)}")
+            warn_once(name, f"unknown task {name!r} in a label, which scores 0: choose from {', '.join(TASKS)}")
             return 0.0, float(is_formatted(response)), 0.0
         verdict = verify_response(
             response,
@@ -87,7 +87,7 @@ def _score(query: object, prompt: object, label: object, task: Any) -> tuple[flo
             _warn_undecided(gold.answer, verdict.answer)
         return float(verdict.correct), float(verdict.formatted), float(verdict.undecided)
     except Exception as error:  # an exception here would become a None reward, and end the run elsewhere
-        _warn_once(type(error).__name__, f"reward failed and scores 0: {type(error).__name__}: {error}")
+        warn_once(type(error).__name__, f"reward failed and scores 0: {type(error).__name__}: {error}")
         return 0.0, 0.0, 0.0
 
 
@@ -118,20 +118,3 @@ def _texts(value: object) -> list[str] | None:
 
 def _boxed() -> bool:
     return os.environ.get("MLPO_BOXED", "1") != "0"
-
-
-def _weight(name: str, default: float) -> float:
-    try:
-        value = float(os.environ.get(name, "") or default)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        _warn_once(name, f"{name}={os.environ.get(name)!r} is not a finite number; using {default}")
-        return default
-    return value
-
-
-def _warn_once(key: str, message: str) -> None:
-    if key not in _warned:
-        _warned.add(key)
-        logger.warning("%s (said once)", message)

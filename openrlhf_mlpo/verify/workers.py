@@ -29,6 +29,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mlpo.verify.environment import number
+
 logger = logging.getLogger(__name__)
 
 QUICK = 0.25  # seconds of processor time a check may hold a worker of the fast lane
@@ -73,7 +75,7 @@ class _Worker:
             self.start()
         self.requests += 1
         request = {"id": self.requests, "command": command, "texts": texts, "cpu_seconds": cpu_seconds,
-                   "memory_mb": _number("MLPO_VERIFY_MEMORY_MB", 768, 256)}  # fmt: skip
+                   "memory_mb": number("MLPO_VERIFY_MEMORY_MB", 768, 256)}  # fmt: skip
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
         except OSError as error:
@@ -167,7 +169,7 @@ class _Lane:
     """Some workers, and the threads that wait for one: first come, first served, for as long as it takes."""
 
     def __init__(self) -> None:
-        self.workers = [_Worker() for _ in range(int(_number("MLPO_VERIFY_WORKERS", 2, 1)))]
+        self.workers = [_Worker() for _ in range(int(number("MLPO_VERIFY_WORKERS", 2, 1)))]
         self.idle = list(self.workers)
         self.waiting: collections.deque[Future[_Worker]] = collections.deque()
         self.lock = threading.Lock()
@@ -201,17 +203,9 @@ def _lane(name: str) -> _Lane:
         return _lanes[name]
 
 
-def _number(name: str, default: float, minimum: float) -> float:
-    try:
-        return max(minimum, float(os.environ.get(name, "") or default))
-    except ValueError:
-        logger.warning("%s=%r is not a number; using %s", name, os.environ[name], default)
-        return default
-
-
 def time_limit() -> float:
     """Seconds of processor time one check may take."""
-    return _number("MLPO_VERIFY_TIMEOUT", 2.0, 0.1)
+    return number("MLPO_VERIFY_TIMEOUT", 2.0, 0.1)
 
 
 def run(command: str, *texts: str, expensive: bool = False) -> bool:

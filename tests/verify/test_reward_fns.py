@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
+
 FILES = sorted((ROOT / "reward_fns").glob("*.py"))
 PROMPT = "What is x + 1 for x = {}?\nagent 1 : <answer>17</answer> \\boxed{{17}}\nAnswer: "
 

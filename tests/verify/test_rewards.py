@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from openrlhf_mlpo.verify import reward, rewards
+from openrlhf_mlpo.verify import environment, reward
 
 PROMPT = "What is 6 x 7?\nagent 1 : [answer] 41 [/answer]\n"
 GOOD = "<think>six sevens</think><answer>42</answer>"
@@ -50,7 +50,7 @@ def test_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_weight_that_is_no_number_is_reported_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(rewards, "_warned", set())
+    monkeypatch.setattr(environment, "_warned", set())
     monkeypatch.setenv("MLPO_FORMAT_WEIGHT", "a lot")
     with caplog.at_level(logging.WARNING):
         assert score(GOOD)["rewards"] == score(GOOD)["rewards"] == 1.0

@@ -31,9 +31,9 @@ from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.team import model_state
 from tests import fake_players as fake
+from tests.conftest import ROOT
 from tests.small import write_pool
 
-ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = fake.questions(40)
 ALL = Config(methods=METHODS, rounds=3, template=load_template("compact"), budgets=("generations", "tokens"))
 

@@ -18,8 +18,8 @@ from openrlhf_mlpo.preflight.requirements import Requirements
 from openrlhf_mlpo.team import load_team
 from openrlhf_mlpo.train import seams
 from tests.conftest import ROOT
+from tests.recipes.test_recipes import commands
 from tests.small import make_pool
-from tests.test_recipes import commands
 from tests.tiny import make_tiny_model
 
 QWEN = memory.PAPER["Qwen/Qwen2.5-7B-Instruct"]

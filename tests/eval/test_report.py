@@ -405,7 +405,7 @@ def test_won_and_lost_come_first():
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "no results.jsonl"), ("", "empty"), ('[1, 2]\n', "line 1 is no JSON object"),
+    ("content", "message"), [(None, "no results.jsonl"), ("", "empty"), ('[1, 2]\n', "line 1: must be a JSON object"),
                              ('{"id": "q1"}\n', "line 1 has no 'task'"), (b"\xff\xfe{", "not UTF-8")]
 )  # fmt: skip
 def test_user_errors(tmp_path, content, message):
@@ -429,8 +429,8 @@ def without(condition):
 
 
 DAMAGE = {
-    r"line \d+ is cut off": cut_last_line,
-    "line 4 is no JSON object": lambda lines: [*lines[:3], lines[3][:20] + "\n", *lines[4:]],
+    r"line \d+: not valid JSON: .*; run the same evaluation again": cut_last_line,
+    "line 4: not valid JSON": lambda lines: [*lines[:3], lines[3][:20] + "\n", *lines[4:]],
     r"leader_solo\[untrained\] has answers to 59 of 60 questions \(none to q00007\)": without(
         lambda row: (row["method"], row["leader"], row["id"]) == ("leader_solo", "untrained", "q00007")
     ),
@@ -457,7 +457,7 @@ def test_damaged_and_half_written_runs(folder, tmp_path, message):
     ("name", "content", "message"),
     [("manifest.json", "{}", "manifest.json: has no list 'team'"),
      ("manifest.json", None, "no manifest.json, so the evaluation did"), ("manifest.json", "[]", "no JSON object"),
-     ("manifest.json", '{"seed"', "cut off"), ("transcripts.jsonl", '{"id": "q1", "que', "line 1 is cut off")],
+     ("manifest.json", '{"seed"', "cut off"), ("transcripts.jsonl", '{"id": "q1", "que', "line 1: not valid JSON")],
 )  # fmt: skip
 def test_the_other_files_of_a_run(folder, tmp_path, name, content, message):
     shutil.copytree(folder, tmp_path / "run")

@@ -18,10 +18,10 @@ import pytest
 
 from openrlhf_mlpo.verify import is_correct, reward, verify_response, workers
 from tests import hostile
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow  # a minute in all: processes that die and are replaced
 
-ROOT = Path(__file__).parents[1]
 ENDLESS = r"\int_0^1 \sin(x^x)/x^x dx"
 # Right answers of mixed kinds, each of which only math-verify decides.
 RIGHT = [

@@ -16,6 +16,7 @@ from openrlhf_mlpo.cli import sample_team
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.format import open_pool
 from openrlhf_mlpo.team import Agent
+from tests.conftest import ROOT
 from tests.fault_server import ODD, FaultServer
 
 
@@ -245,8 +246,8 @@ def test_a_refused_row_does_not_block_a_pool_and_no_key_is_shown(tmp_path):
     with FaultServer(key=key) as url:
         arguments = quirky_command(tmp_path, url, [*REFUSED, *others], max_retries=4)
         run = [sys.executable, "-m", "openrlhf_mlpo.cli.sample_team", *arguments]
-        root, env = Path(__file__).parents[1], {**os.environ, "TEST_KEY": key + "\r", "OPENAI_LOG": "debug"}
-        done = subprocess.run(run, capture_output=True, text=True, cwd=root, env=env)
+        env = {**os.environ, "TEST_KEY": key + "\r", "OPENAI_LOG": "debug"}
+        done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr
     for name, counts in REFUSED.items():
         assert f"agent {name}: 2 of 12 responses are empty: {counts}" in done.stdout
@@ -346,7 +347,7 @@ def test_lone_surrogates_in_a_response_are_stored(tmp_path, monkeypatch):
 def test_the_command_itself(tmp_path):
     team = write_team(tmp_path / "team.yaml", [{"name": "a", "model": "./nowhere"}])
     run = [sys.executable, "-m", "openrlhf_mlpo.cli.sample_team", *command(tmp_path, team)]
-    done = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"error: team file {team}, agent 1: model './nowhere': no such directory" in done.stderr
 
@@ -361,7 +362,7 @@ def test_killed_at_random_moments_the_pool_is_that_of_an_undisturbed_run(tmp_pat
     """SIGKILL, against a server with random 429, 500, hangs and cut connections; answers depend on prompt and seed."""
     context = multiprocessing.get_context("forkserver")  # forked from a process that has all imports: starts at once
     context.set_forkserver_preload(
-        ["openrlhf_mlpo.cli.sample_team", "openai", "datasets", "pyarrow.parquet", "tests.test_sample_team"]
+        ["openrlhf_mlpo.cli.sample_team", "openai", "datasets", "pyarrow.parquet", "tests.pool.test_sample_team"]
     )
     rng = random.Random(0)
     server = FaultServer(limit=0.05, error=0.05, hang=0.01, cut=0.05, delay=0.02, hang_s=2.0)
