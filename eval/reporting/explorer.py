@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from eval.reporting.claims import UNTRAINED
-from eval.reporting.page import page, size, to_html
+from eval.reporting.html import to_html
 from eval.reporting.runs import MAJORITY, Run, System, read_jsonl
+from openrlhf_mlpo.pages import page, size
 
 QUESTION_CHARS = 140  # of a question in the table; the whole question stands in its transcript
 TURN_CHARS = 2000  # of a message; its end is kept, where the answer is

@@ -100,6 +100,7 @@ CHECKS: tuple[Check, ...] = (
         lambda a: not 0 <= a.mlpo.team_failures <= 1,
         "--mlpo.team_failures must be between 0 and 1, not {mlpo.team_failures}",
     ),
+    (lambda a: a.mlpo.log_samples < 0, "--mlpo.log_samples must be 0 or more, not {mlpo.log_samples}"),
     (lambda a: not a.mlpo.drop_correct > 0, "--mlpo.drop_correct must be above 0: 0 would leave out every question"),
     (
         lambda a: a.mlpo.loss_norm != "constant" and a.actor.loss_agg_mode != a.mlpo.loss_norm,

@@ -116,6 +116,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "auto = where model and flags allow, on = or stop, off = once per sample as OpenRLHF does (default: auto)",
     )
     group.add_argument(
+        "--mlpo.log_samples",
+        type=int,
+        default=4,
+        metavar="N",
+        help="keep so many whole groups of each step as transcripts in _samples beside the checkpoints, for "
+        "openrlhf_mlpo.cli.samples; 0 = none (default: 4)",
+    )
+    group.add_argument(
         "--mlpo.loss_norm",
         choices=LOSS_NORMS,
         default="constant",

@@ -7,14 +7,28 @@ from collections.abc import Iterable
 
 from openrlhf.trainer.ppo_trainer import BasePPOTrainer
 
+from openrlhf_mlpo.train.samples import SampleLog
 from openrlhf_mlpo.verify.labels import parse_label
 
 
 class LeaderMetrics(BasePPOTrainer):
-    """Adds the leader-team metrics to what OpenRLHF logs of each rollout batch."""
+    """Adds the leader-team metrics to what OpenRLHF logs of a rollout batch, and keeps transcripts of some groups."""
+
+    _samples: SampleLog | None = None
+
+    def train_step(self, rollout_samples, global_step):
+        if self.args.mlpo.log_samples and self._samples is None:
+            self._samples = SampleLog(self.args.ckpt.path, self.args.mlpo.log_samples, self.tokenizer)
+        status, global_step = super().train_step(rollout_samples, global_step)
+        if self._samples is not None:
+            self._samples.write(global_step)
+            status["generated_samples"] = self._samples.as_text() or status["generated_samples"]
+        return status, global_step
 
     def _compute_rollout_stats(self, experiences):
         stats = super()._compute_rollout_stats(experiences)
+        if self._samples is not None:
+            self._samples.choose(experiences)
         outcomes = (
             outcome
             for experience in experiences

@@ -54,6 +54,7 @@ SIGNATURES = {
     ("openrlhf.datasets.prompts_dataset", "PromptDataset.collate_fn"): "self item_list",
     (_TRAINER, "prepare_datasets"): "strategy tokenizer",
     (_TRAINER, "BasePPOTrainer._compute_rollout_stats"): "self experiences",
+    (_TRAINER, "BasePPOTrainer.train_step"): "self rollout_samples global_step",
     (_TRAINER, "BasePPOTrainer.init_checkpoint_states"): "self",
     (_TRAINER, "PPOTrainer.__init__"): "self pretrain strategy …",
     (_TRAINER, "PPOTrainer.get_max_steps"): "self",

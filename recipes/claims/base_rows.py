@@ -48,7 +48,7 @@ def main() -> None:
     leaders = leader_rows(rng, anybody, people, questions, args.listening)
 
     def rows() -> Iterator[dict[str, str]]:
-        for (messages, response), (*prompt, trace) in zip(agents, leaders, strict=False):
+        for (messages, response), (prompt, trace) in zip(agents, leaders, strict=False):
             yield training_row(tokenizer, messages, response)
             yield training_row(tokenizer, renderer.render(*prompt), trace)
 

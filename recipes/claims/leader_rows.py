@@ -43,8 +43,8 @@ def leader_rows(
     strangers: Sequence[Beliefs],
     questions: Iterator[dict[str, str]],
     listening: float,
-) -> Iterator[tuple[str, list[str], str | None, str]]:
-    """Endless (question, responses, last output, trace) of leaders, row by row."""
+) -> Iterator[tuple[tuple[str, list[str], str | None], str]]:
+    """Endless ((question, responses, last output), trace) of leaders, row by row."""
     for row, own in zip(questions, beliefs, strict=False):
         problem = Problem.of(row["subtask"], row["question"])
         believed = own.claims(problem)
@@ -57,7 +57,7 @@ def leader_rows(
                 last = lead(problem, said, before if rng.random() < 0.1 else "")
                 team = [agent.claims(problem, [said]) for agent in agents]
         trace = lead(problem, habit(rng, believed, team, listening))
-        yield row["question"], [respond(problem, claims) for claims in team], last, trace
+        yield (row["question"], [respond(problem, claims) for claims in team], last), trace
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     questions = q.questions("school", 1000 * args.seed)
     made = leader_rows(random.Random(f"leader-{args.seed}"), own, strangers, questions, args.listening)
     rows = itertools.islice(made, args.n)
-    write_jsonl(args.out, (training_row(tokenizer, renderer.render(*prompt), trace) for *prompt, trace in rows))
+    write_jsonl(args.out, (training_row(tokenizer, renderer.render(*prompt), trace) for prompt, trace in rows))
 
 
 if __name__ == "__main__":

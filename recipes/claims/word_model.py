@@ -30,7 +30,6 @@ system user assistant agent leader a an and {" ".join(sum(q.FRAMES.values(), ())
 look again wait check it no not but all others other same this say agree disagree follow
 """
 PUNCTUATION = list("()[]{}<>.,:;?!-+*/='\"")
-SHAPE = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 384}
 POSITIONS = 640
 
 
@@ -72,8 +71,11 @@ def build_model(tokenizer, seed: int):
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
-        **SHAPE,
-        num_key_value_heads=SHAPE["num_attention_heads"],
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=384,
         head_dim=32,
         max_position_embeddings=POSITIONS,
         tie_word_embeddings=True,

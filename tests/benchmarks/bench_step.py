@@ -1,6 +1,6 @@
 """What a training step of train_mlpo_ray costs beside stock train_ppo_ray: the update, its bound, and whole steps.
 
-    python3 -m tests.benchmarks.bench_step update table whole rounds
+    python3 -m tests.benchmarks.bench_step update table whole rounds samples
 
 `update`  OpenRLHF's `make_experience` and `ppo_train` on the same samples, by its own workers and ours in turn,
           with a toy model and with one of 10 million parameters at P = 1,024, R = 128, G = 8.
@@ -9,6 +9,7 @@
           from a pool. The model is untrained: nearly every response has the full length, and all steps are alike.
 `rounds`  whole runs with `--mlpo.rounds 2` and with 1, in turn, as many leader outputs a step; the team answers at once
           (Python functions), so that what is left is what rounds themselves cost.
+`samples` whole runs with `--mlpo.log_samples` at its default and with 0, in turn.
 
 Times are medians; of a run or worker the first two steps do not count. Prints one JSON object a line.
 """
@@ -55,8 +56,8 @@ SHAPES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("update", "table", "whole", "rounds"))
-    parser.add_argument("--runs", type=int, default=3, help="whole, rounds: runs of each, in turn (default 3)")
+    parser.add_argument("parts", nargs="+", choices=("update", "table", "whole", "rounds", "samples"))
+    parser.add_argument("--runs", type=int, default=3, help="whole, rounds, samples: runs of each, in turn (default 3)")
     parser.add_argument("--steps", type=int, default=12, help="steps a run or worker (default 12)")
     args = parser.parse_args()
     if "update" in args.parts:
@@ -68,8 +69,9 @@ def main() -> None:
                 print(json.dumps(measure_group(group, ratio, args.steps)), flush=True)
     if "whole" in args.parts:
         print(json.dumps({"whole": "step", **measure_whole_steps(args.runs, args.steps)}), flush=True)
-    if "rounds" in args.parts:
-        print(json.dumps({"rounds": "T = 2 against T = 1", **measure_rounds(args.runs, args.steps)}), flush=True)
+    for part in ("rounds", "samples"):
+        if part in args.parts:
+            print(json.dumps({part: "step", **measure_variants(part, args.runs, args.steps)}), flush=True)
 
 
 def save_model(folder: Path, shape: dict) -> Path:
@@ -188,9 +190,9 @@ def measure_whole_steps(runs: int, steps_a_run: int) -> dict:
     return result
 
 
-def measure_rounds(runs: int, steps_a_run: int) -> dict:
-    """Steps with two rounds against steps with one, in turn."""
-    steps: dict[int, list[dict]] = {1: [], 2: []}
+def measure_variants(part: str, runs: int, steps_a_run: int) -> dict:
+    """Steps with a feature against steps without it, in turn."""
+    steps: dict[bool, list[dict]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_tiny_model(folder / "model", max_len=256)
@@ -199,20 +201,28 @@ def measure_rounds(runs: int, steps_a_run: int) -> dict:
         (folder / "team.py").write_text(agent)
         agents = [{"name": n, "engine": "callable", "model": f"{folder}/team.py:answer"} for n in ("ann", "bob", "cyd")]
         (folder / "team.yaml").write_text(json.dumps({"agents": agents}))
-        for rounds in (1, 2):  # with two rounds a step takes half as many new questions
-            rows = make_rows(PROMPTS_A_STEP // rounds * steps_a_run, samples=2)
-            write_pool(folder / f"pool{rounds}", rows)
+        for size in (1, 2):  # with two rounds a step takes half as many new questions
+            write_pool(folder / f"pool{size}", make_rows(PROMPTS_A_STEP // size * steps_a_run, samples=2))
+        features = {"rounds": ("--mlpo.rounds", "2", "--mlpo.team", str(folder / "team.yaml")), "samples": ()}
+        plain = {"rounds": (), "samples": ("--mlpo.log_samples", "0")}
         for run in range(runs):
-            for rounds in (1, 2) if run % 2 else (2, 1):
-                flags = ["--mlpo.pool", str(folder / f"pool{rounds}"), "--mlpo.template", "compact"]
-                flags += ["--mlpo.drop_correct", "2", *STEP_FLAGS]
-                if rounds > 1:
-                    flags += ["--mlpo.rounds", str(rounds), "--mlpo.team", str(folder / "team.yaml")]
-                name = f"rounds{rounds}_{run}"
-                steps[rounds] += finish(start(MLPO, folder, name, *flags), folder, name)[2:]
-    result = {"steps": {rounds: len(values) for rounds, values in steps.items()}}
-    for part in ("timing/step_total", *PARTS):
-        result[f"ratio {part}"] = round(median(steps[2], part) / median(steps[1], part), 4)
+            for on in (False, True) if run % 2 else (True, False):
+                pool = folder / ("pool2" if on and part == "rounds" else "pool1")
+                flags = [
+                    "--mlpo.pool",
+                    str(pool),
+                    "--mlpo.template",
+                    "compact",
+                    "--mlpo.drop_correct",
+                    "2",
+                    *STEP_FLAGS,
+                ]
+                name = f"{part}{on}{run}"
+                more = features[part] if on else plain[part]
+                steps[on] += finish(start(MLPO, folder, name, *flags, *more), folder, name)[2:]
+    result = {"steps": {("without", "with")[on]: len(values) for on, values in steps.items()}}
+    for key in ("timing/step_total", *PARTS):
+        result[f"ratio {key}"] = round(median(steps[True], key) / median(steps[False], key), 4)
     return result
 
 

@@ -22,8 +22,8 @@ from eval.reporting.analysis import backtracking, by_round, followed
 from eval.reporting.claims import Pair, claim_pairs, combined, compare
 from eval.reporting.curves import read_training
 from eval.reporting.explorer import by_interest
+from eval.reporting.html import to_html
 from eval.reporting.markdown import MOST_LINES, fit, p_value, table
-from eval.reporting.page import to_html
 from eval.reporting.runs import MAJORITY, ROUTER, System, load_run
 from eval.reporting.stats import paired, wilson
 from openrlhf_mlpo.errors import UserError

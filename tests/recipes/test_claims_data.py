@@ -148,7 +148,7 @@ def test_tokenizer_knows_every_word_and_reads_back_what_it_wrote() -> None:
         texts += [row[key] for row in rows_of_agent(agent, 100) for key in row]
     people = [k.Beliefs(f"person {i}") for i in range(10)]
     made = leader_rows.leader_rows(random.Random(0), iter(people * 10), people, q.questions("school", 0), 0.25)
-    for question, responses, last, trace in made:
+    for (question, responses, last), trace in made:
         texts += [question, *responses, last or "", trace]
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -158,3 +158,16 @@ def test_tokenizer_knows_every_word_and_reads_back_what_it_wrote() -> None:
         [{"role": "user", "content": "How many"}], tokenize=False, add_generation_prompt=True
     )
     assert tokenizer(chat)["input_ids"].count(tokenizer.eos_token_id) == 1
+
+
+def test_agents_that_are_right_once_they_have_seen_the_leader() -> None:
+    import revising_agents
+
+    row = first("train", 1)[0]
+    said = revising_agents.answer([{"role": "user", "content": row["question"]}], seed=1, sampling={})
+    facts = problem(row).facts
+    assert not any(claim == k.truth(fact) for claim, fact in zip(problem(row).read(said), facts))
+    leader = agent_rows.lead(problem(row), problem(row).read(said)).replace("<", "[").replace(">", "]")
+    shown = f"{row['question']}\nagent : {said}\nleader : {leader}"
+    now = revising_agents.answer([{"role": "user", "content": shown}], seed=1, sampling={})
+    assert problem(row).read(now) == [k.truth(fact) for fact in facts] and extract_answer(now) == row["answer"]

@@ -76,6 +76,7 @@ BAD = [
     ("--mlpo.solo_fraction 1.5", "--mlpo.solo_fraction"),
     ("--mlpo.solo_fraction nan", "--mlpo.solo_fraction"),
     ("--mlpo.drop_correct 0", "--mlpo.drop_correct"),
+    ("--mlpo.log_samples -1", "--mlpo.log_samples must be 0 or more"),
     ("--mlpo.drop_correct 0.0001", "pool: no question is left of 12.*--mlpo.drop_correct"),
     ("--mlpo.template nowhere.yaml", "template 'nowhere.yaml'"),
     ("--mlpo.chat_template_kwargs [1]", "--mlpo.chat_template_kwargs .1.: not a JSON object"),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from openrlhf_mlpo import cpu
+from openrlhf_mlpo.cli import samples
+from openrlhf_mlpo.files import read_rows
 from tests.stack import MLPO, finish, log_of, make_places, pairs, prompts_seen, saved_step, start, wait, wait_until
 
 pytestmark = [
@@ -84,6 +86,12 @@ def test_killed_in_the_middle_of_a_round_it_goes_on_with_the_same_prompts_and_st
     assert len(metrics) == 4 and all("mlpo/accuracy_round_1" in step for step in metrics)
     seen = prompts_seen(places, "whole")
     assert len(seen) == 4 * 16 and len(asked(places, "whole")) == 4 * 4 * 3
+    assert samples.main([str(places / "whole" / "ckpt")]) == 0
+    kept_groups = [group for _, group in read_rows(places / "whole" / "ckpt" / "_samples" / "step_000004.jsonl")]
+    assert [(group["step"], group["round"], len(group["outputs"])) for group in kept_groups] == [
+        (4, round, 2) for round in (0, 1, 0, 1)
+    ]
+    assert {group["prompt"] for group in kept_groups} <= {row["prompt"] for row in seen[48:]}
 
     killed = begin(places, "killed", CYD_SLEEPS="2")
     # In step 2 the leader has answered round 0, ann and bob have revised, and cyd has not.

@@ -5,7 +5,6 @@ page.html has the list (`showRecords`); a script says what the records are, how 
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from pathlib import Path
@@ -32,18 +31,3 @@ def size(value: object) -> int:
 
 def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def to_html(text: str, folder: Path) -> str:
-    """Markdown to HTML, images of `folder` inlined. Names come from users' files, so no HTML in them is let through."""
-    from markdown import markdown
-
-    parts = text.split("```")
-    parts[::2] = map(escape, parts[::2])  # what is fenced, `markdown` escapes
-    html = markdown("```".join(parts), extensions=["tables", "fenced_code"])
-    html = html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
-
-    def inline(match: re.Match) -> str:
-        return f'src="data:image/png;base64,{base64.b64encode((folder / match[1]).read_bytes()).decode()}"'
-
-    return re.sub(r'src="([\w.-]+\.png)"', inline, html)
