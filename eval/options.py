@@ -8,13 +8,13 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from eval.play.methods import BUDGETS, LEADER_METHODS, METHODS, Config
-from eval.play.players import split_engine
 from openrlhf_mlpo.cli.options import Parser, add_question_flags, at_least
 from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, load_template
 from openrlhf_mlpo.questions import TASKS
 from openrlhf_mlpo.sources import parse_columns
+from openrlhf_mlpo.team import split_engine
 
 # What --questions is when it is left out.
 USUAL = {"math": "HuggingFaceH4/MATH-500", "bbh": "lukaemon/bbh", "mmlu": "cais/mmlu:all"}

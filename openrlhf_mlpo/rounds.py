@@ -75,21 +75,15 @@ class Player:
         completions, seconds = self.generate(prompts, n, request_seed(seed, self.name, str(round)))
         share = seconds / (len(prompts) * n)
         return [
-            [
-                Turn(
-                    self.name,
-                    round,
-                    prompt,
-                    opened_thinking(prompt) + c.text,
-                    c.prompt_tokens,
-                    c.completion_tokens,
-                    str(c.finish_reason),
-                    share,
-                )
-                for c in samples
-            ]
+            [self.turn(prompt, completion, round, share) for completion in samples]
             for prompt, samples in zip(prompts, completions, strict=True)
         ]
+
+    def turn(self, prompt: Prompt, completion: Any, round: int, seconds: float) -> Turn:
+        """A completion as this player's turn, with the thinking that its prompt opened."""
+        text, reason = opened_thinking(prompt) + completion.text, str(completion.finish_reason)
+        tokens = completion.prompt_tokens, completion.completion_tokens
+        return Turn(self.name, round, prompt, text, *tokens, reason, seconds)
 
     def agent_prompt(self, template: PromptTemplate, question: str, own: str | None, leader: str | None) -> list[dict]:
         """What this agent is sent: the question, and from round 1 its last response and the leader's last output."""
@@ -159,6 +153,16 @@ def agent_player(agent: Agent, generate: Generate | None, sampling: Sampling, *,
                 f"{agent.name}: max_tokens {sampling.max_tokens} leaves nothing of the model's context of {context} "
                 "tokens for a prompt; lower it"
             )
+    return player
+
+
+def as_leader(player: Player, template: PromptTemplate, show: str) -> Player:
+    """The player as a leader: with a tokenizer of its own its prompts are rendered to fit. See `PromptRenderer`."""
+    player.show = show
+    if player.tokenizer is not None:
+        player.renderer = PromptRenderer(
+            player.tokenizer, template, player.max_prompt_tokens, show, player.chat_template_kwargs
+        )
     return player
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openrlhf_mlpo.engines import Sampling, check_engine
+from openrlhf_mlpo.engines import ENGINES, Sampling, check_engine
 from openrlhf_mlpo.engines.base import refuse_secrets
 from openrlhf_mlpo.errors import UserError, errors_at
 from openrlhf_mlpo.files import read_yaml
@@ -154,3 +155,19 @@ def _checked(entry: Any) -> dict:
         if key in _TEXTS and not isinstance(value, str):
             raise UserError(f"{key} must be a text, not {value!r}; put it in quotes")
     return entry
+
+
+def split_engine(model: str) -> tuple[str, str]:
+    """`openai:MODEL`, `ray:MODEL` and `callable:FILE.py:FUNCTION` name an engine; anything else is vLLM's."""
+    engine, colon, rest = model.partition(":")
+    return (engine, rest) if colon and engine in ENGINES else ("vllm", model)
+
+
+def check_endpoint(agent: Agent, where: str) -> None:
+    """Raise UserError unless it is known where a leader on the `openai` engine is served."""
+    known = agent.engine_args.get("base_url") or os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_KEY")
+    if agent.engine == "openai" and not (known or agent.engine_args.get("api_key_env")):
+        raise UserError(
+            f"{where}: where is it served? Give --engine_args "
+            f'\'{agent.name}={{"base_url": "http://HOST:PORT/v1"}}\', or set OPENAI_API_KEY for OpenAI\'s own'
+        )

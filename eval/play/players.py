@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from eval.play.calls import Models
 from eval.play.state import Config
 from openrlhf_mlpo.engines import Sampling, make_engine
 from openrlhf_mlpo.errors import UserError
-from openrlhf_mlpo.prompts.renderer import MIN_RESPONSE_TOKENS, PromptRenderer
+from openrlhf_mlpo.prompts.renderer import MIN_RESPONSE_TOKENS
 from openrlhf_mlpo.questions import Question
-from openrlhf_mlpo.rounds import Player, agent_player
-from openrlhf_mlpo.team import Agent
+from openrlhf_mlpo.rounds import Player, agent_player, as_leader
+from openrlhf_mlpo.team import Agent, check_endpoint, split_engine
 
 
 class Players:
@@ -67,24 +66,9 @@ class Players:
         return self._player(agent, Sampling.from_dict(settings, f"agent {agent.name}: sampling"))
 
     def _leader(self, agent: Agent, temperature: float) -> Player:
-        settings = agent.engine_args
-        known = settings.get("base_url") or os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_KEY")
-        if agent.engine == "openai" and not (known or settings.get("api_key_env")):
-            raise UserError(
-                f"--leader {agent.name}=openai:{agent.model}: where is it served? Give --engine_args "
-                f'\'{agent.name}={{"base_url": "http://HOST:PORT/v1"}}\', or set OPENAI_API_KEY for OpenAI\'s own'
-            )
+        check_endpoint(agent, f"--leader {agent.name}=openai:{agent.model}")
         player = self._player(agent, Sampling(temperature=temperature, max_tokens=self.args.max_new_tokens))
-        player.show = self.args.show
-        if player.tokenizer is not None:
-            player.renderer = PromptRenderer(
-                player.tokenizer,
-                self.config.template,
-                player.max_prompt_tokens,
-                player.show,
-                player.chat_template_kwargs,
-            )
-        return player
+        return as_leader(player, self.config.template, self.args.show)
 
     def _player(self, agent: Agent, sampling: Sampling) -> Player:
         known = agent.identity()
@@ -97,9 +81,3 @@ class Players:
 
     def __exit__(self, *_: object) -> None:
         self.models.close()
-
-
-def split_engine(model: str) -> tuple[str, str]:
-    """`openai:MODEL`, `ray:MODEL` and `callable:FILE.py:FUNCTION` name an engine; anything else is vLLM's."""
-    engine, colon, rest = model.partition(":")
-    return (engine, rest) if colon and engine in ("openai", "ray", "callable", "vllm") else ("vllm", model)

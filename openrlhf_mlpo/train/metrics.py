@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from openrlhf.trainer.ppo_trainer import BasePPOTrainer
 
@@ -17,8 +18,9 @@ class LeaderMetrics(BasePPOTrainer):
     _samples: SampleLog | None = None
 
     def train_step(self, rollout_samples, global_step):
-        if self.args.mlpo.log_samples and self._samples is None:
-            self._samples = SampleLog(self.args.ckpt.path, self.args.mlpo.log_samples, self.tokenizer)
+        args: Any = self.args
+        if args.mlpo.log_samples and self._samples is None:
+            self._samples = SampleLog(args.ckpt.path, args.mlpo.log_samples, self.tokenizer)
         status, global_step = super().train_step(rollout_samples, global_step)
         if self._samples is not None:
             self._samples.write(global_step)

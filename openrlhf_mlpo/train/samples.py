@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.utils.logging_utils import init_logger
@@ -70,23 +71,21 @@ def groups_of(experiences: Iterable[Experience], tokenizer) -> list[dict]:
     `prompt` as the leader saw it; of its label `id`, `gold`, `kind`, `round`, `agents_correct`, `majority`,
     `last_correct`, `agents_right` where it has them; `outputs`: `text`, `answer`, `reward`, `correct`.
     """
-    groups: dict[tuple[str, str], dict] = {}
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
     for experience in experiences:
         accuracies = experience.info.get("accuracy", experience.scores)
         for i, (prompt, text) in enumerate(zip(experience.prompts, experience.labels, strict=True)):
-            group = groups.get((prompt, text))
-            if group is None:
+            if (prompt, text) not in groups:
                 label = parse_label(text)
                 shown = ("id", "round", "agents_correct", "majority", "last_correct", "agents_right")
                 about = {key: label.extra[key] for key in shown if key in label.extra}
                 kind = "/".join(filter(None, (label.task, label.extra.get("subtask"))))
-                group = {**about, "kind": kind, "gold": label.answer, "prompt": prompt, "outputs": []}
-                groups[prompt, text] = group
+                groups[prompt, text] = {**about, "kind": kind, "gold": label.answer, "prompt": prompt, "outputs": []}
             tokens = experience.sequences[i][1:][experience.action_mask[i].bool()]
             output = opened_thinking(prompt) + tokenizer.decode(tokens, skip_special_tokens=True)
             reward = round(float(experience.info["reward"][i]), 6)
             verdict = {"answer": extract_answer(output), "reward": reward, "correct": float(accuracies[i]) > 0.5}
-            group["outputs"].append({"text": output, **verdict})
+            groups[prompt, text]["outputs"].append({"text": output, **verdict})
     return list(groups.values())
 
 
