@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 
 from openrlhf_mlpo.cli.options import Parser, at_least
 from openrlhf_mlpo.engines import Sampling, check_engine, make_engine
@@ -99,7 +100,7 @@ def open_table(args: argparse.Namespace) -> Table:
         seats.append((agent, agent_player(agent, None, sampling, max_prompt_tokens=args.max_prompt_tokens), sampling))
     as_leader(seats[0][1], template, args.show)
     opened = [
-        Seat(player, Batcher(agent.name, make_engine(agent), remote=agent.engine in REMOTE), sampling)
+        Seat(player, Batcher(agent.name, partial(make_engine, agent), remote=agent.engine in REMOTE), sampling)
         for agent, player, sampling in seats
     ]
     return Table(opened[0], opened[1:], template, args.rounds, args.seed, args.agent_seconds)

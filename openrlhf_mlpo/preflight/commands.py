@@ -36,6 +36,7 @@ from openrlhf_mlpo.train import flags, seams
 OURS = {
     "openrlhf_mlpo.cli.sample_team": requirements.of_sampling,
     "openrlhf_mlpo.cli.build_sft": requirements.of_sft_data,
+    "openrlhf_mlpo.cli.serve": requirements.of_serving,
 }
 SFT, MLPO, WRAPPER = "openrlhf.cli.train_sft", "openrlhf_mlpo.cli.train_mlpo_ray", "openrlhf_mlpo.cli.run_openrlhf"
 # Arguments of our own Ray and vLLM engines, which vLLM does not know (openrlhf_mlpo/engines).

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import parse_team_size
 from openrlhf_mlpo.preflight.memory import Training, shared_tokens
@@ -110,6 +111,13 @@ def of_evaluation(args: Namespace, leaders: dict[str, str]) -> Requirements:
     if team and (lengths := [need.length for need in engines if need.length]):
         prompt = PromptNeed("evaluation", "max_model_len", min(lengths), tokens, last_output=tokens)
     return Requirements(0, None, engines + engines_of(team, args.team), prompt, team, leader_tokens=tokens)
+
+
+def of_serving(args: Namespace) -> Requirements:
+    """Requirements of `openrlhf_mlpo.cli.serve`."""
+    args.engine_args = {"leader": json_object(args.engine_args, "--engine_args")}
+    load_template(args.template)
+    return of_evaluation(args, {"leader": args.leader})
 
 
 def of_sft(args: Any, gpus: int) -> Requirements:

@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,16 +42,19 @@ class Batcher:
     """An engine behind a queue: what has come in while a batch was under way makes up the next one.
 
     An engine in this process answers one batch at a time, a remote one several. So rounds of different requests run
-    side by side, and a batch is as large as the load makes it.
+    side by side, and a batch is as large as the load makes it. An engine is opened, asked and closed in one thread:
+    vLLM's CPU kernels take no other. Raises what `open_` raises.
     """
 
-    def __init__(self, name: str, engine: Engine, *, remote: bool = False):
-        self.name, self.engine = name, engine
+    def __init__(self, name: str, open_: Callable[[], Engine], *, remote: bool = False):
+        self.name, self._open = name, open_
+        self._engine: Future[Engine] = Future()
         self._queue: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         count = THREADS if remote else 1
         self._threads = [threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
+        self._engine.result()
 
     async def ask(self, prompt: Prompt, sampling: Sampling, seed: int) -> Completion:
         """One completion. Raises what the engine raises for the batch."""
@@ -65,9 +69,22 @@ class Batcher:
             self._queue.put(None)
         for thread in self._threads:
             thread.join(5)
-        self.engine.close()
 
     def _work(self) -> None:
+        first = threading.current_thread() is self._threads[0]
+        if first:
+            try:
+                self._engine.set_result(self._open())
+            except BaseException as error:  # for the thread that waits for the engine
+                self._engine.set_exception(error)
+                return
+        elif self._engine.exception():
+            return
+        self._serve(self._engine.result())
+        if first:
+            self._engine.result().close()
+
+    def _serve(self, engine: Engine) -> None:
         while (first := self._queue.get()) is not None:
             batch = [first]
             while len(batch) < AT_ONCE and not self._queue.empty():
@@ -84,9 +101,9 @@ class Batcher:
                 if not asked.answer.cancelled():
                     groups.setdefault(asked.sampling, []).append(asked)
             for sampling, group in groups.items():
-                self._answer(group, sampling)
+                self._answer(engine, group, sampling)
 
-    def _answer(self, group: list[Asked], sampling: Sampling) -> None:
+    def _answer(self, engine: Engine, group: list[Asked], sampling: Sampling) -> None:
         """Ask the engine for a group of one sampling; whoever is done is told at once."""
 
         def done(index: int, completions: list[Completion]) -> None:
@@ -94,7 +111,7 @@ class Batcher:
 
         try:
             prompts, seeds = [asked.prompt for asked in group], [asked.seed for asked in group]
-            self.engine.generate(prompts, n=1, seed=seeds, sampling=sampling, on_done=done)
+            engine.generate(prompts, n=1, seed=seeds, sampling=sampling, on_done=done)
         except Exception as error:  # an engine may fail in any way; its clients learn it, and the next batch is tried
             for asked in group:
                 asked.deliver(asked.answer.set_exception, error)

@@ -48,6 +48,8 @@ OWN = {"TASK": "exact", "TRAIN_DATA": "mine.jsonl", "COLUMNS": "question=prompt,
 def settings_of(name: str) -> list[dict]:
     if name == "serve_team.sh":
         return [{}, {"SERVE_GPUS": "4,5 6,7 3"}]
+    if name == "serve.sh":
+        return [{}, {"TASK": "bbh", "SERVE_LEADER": "openai:boss", "SERVE_HOST": "0.0.0.0", "SERVE_KEY_ENV": "MY_KEY"}]
     every = [OWN if task == "exact" else {"TASK": task} for task in TASKS]
     if name in ("train_mlpo.sh", "train_grpo.sh"):
         every += [{"VARIANT": variant} for variant in VARIANTS]
@@ -128,6 +130,8 @@ BROKEN = [
     ("train_mlpo.sh", {"ROUNDS": "2"}, "--mlpo.rounds 2", "--mlpo.rounds 0", "--mlpo.rounds must be at least 1"),
     ("serve_team.sh", {}, "--max-model-len", "--max-modellen", "vllm serve: unrecognized arguments: --max-modellen"),
     ("serve_team.sh", {}, "--port 8100", "--port x", "vllm serve: argument --port"),
+    ("serve.sh", {}, "--rounds 5", "--rounds 0", "--rounds must be at least 1"),
+    ("serve.sh", {}, "max_model_len", "max_model_length", "--engine_args: "),
     ("sample_team.sh", {}, "--task math", "--task maths", "maths"),
     ("evaluate.sh", {"GRPO_ENGINE": '{"actors": "two"}'}, "--rounds 5", "--rounds 5", "actors must be a whole number"),
     ("evaluate.sh", {"GRPO_ENGINE": "{"}, "--rounds 5", "--rounds 5", "--engine_args of grpo {: not a JSON object"),
