@@ -37,7 +37,7 @@ if ((SMOKE)); then
   N_TRAIN=96 N_TEST=40 N_DEV=20 BASE_ROWS=320 AGENT_ROWS=160 LEADER_ROWS=160 SFT_ROWS=32 SFT_RATE=2e-4 EPISODES=1 ROLLOUT_PROMPTS=32
   GROUP=4 ROUNDS=2 SAMPLES=1 UNSEEN_TEST=20
 else
-  N_TRAIN=1200 N_TEST=1000 N_DEV=500 BASE_ROWS=16000 AGENT_ROWS=12000 LEADER_ROWS=12000 SFT_ROWS=400 SFT_RATE=2e-4 EPISODES=2
+  N_TRAIN=1200 N_TEST=1000 N_DEV=500 BASE_ROWS=16000 AGENT_ROWS=14000 LEADER_ROWS=16000 SFT_ROWS=400 SFT_RATE=2e-4 EPISODES=2
   ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=2 UNSEEN_TEST=500
 fi
 UNSEEN=(4 5 6 7 8 9 10 11)
@@ -70,7 +70,7 @@ stage conditions "${CONDITIONS[@]}"
 
 # MLPO with rounds; beside it plain GRPO without a team, on as many leader outputs and on at least as many generated
 # tokens (twice the outputs: the team's tokens are fewer than the leader's).
-ROUNDS_FLAGS=(--mlpo.rounds 2 --mlpo.team "$DIR/team.yaml" --mlpo.solo_fraction 0.3)
+ROUNDS_FLAGS=(--mlpo.rounds 3 --mlpo.team "$DIR/team.yaml" --mlpo.solo_fraction 0.3)
 train mlpo sft "$EPISODES" "${ROUNDS_FLAGS[@]}"
 MLPO_RUN=("${COMMAND[@]}")
 train grpo sft $((2 * EPISODES)) --mlpo.solo_fraction 1

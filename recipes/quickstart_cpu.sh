@@ -54,7 +54,7 @@ warm_start
 stage sft "${COMMAND[@]}"
 train mlpo sft "$EPISODES" --mlpo.rounds 2 --mlpo.team "$DIR/team.yaml" --mlpo.solo_fraction 0.3
 stage mlpo "${COMMAND[@]}"
-# 'untrained' is the leader after SFT, before MLPO. Leaders are decoded greedily, agents at temperature 0.3.
+# 'untrained' is the leader after SFT, before MLPO. Leaders are decoded greedily, agents at temperature 0.2.
 stage evaluate "$PY" eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft" \
   --team "$DIR/team.yaml" --task bbh --questions "$DIR/test.jsonl" --rounds "$ROUNDS" --pool "$DIR/pool" \
   --methods leader_team,leader_solo,agent,majority_vote,best_agent,router,oracle \

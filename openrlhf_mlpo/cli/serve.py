@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from openrlhf_mlpo.cli.options import Parser, at_least
@@ -29,6 +30,7 @@ from openrlhf_mlpo.serve.protocol import Seat, Table
 from openrlhf_mlpo.team import Agent, check_endpoint, load_team, split_engine
 
 REMOTE = ("openai", "callable")  # engines that answer several batches side by side
+BATCHES = 8  # at a time, of such an engine
 
 
 # fmt: off
@@ -99,11 +101,12 @@ def open_table(args: argparse.Namespace) -> Table:
         sampling = Sampling.from_dict({"max_tokens": args.max_new_tokens, **given}, where)
         seats.append((agent, agent_player(agent, None, sampling, max_prompt_tokens=args.max_prompt_tokens), sampling))
     as_leader(seats[0][1], template, args.show)
-    opened = [
-        Seat(player, Batcher(agent.name, partial(make_engine, agent), remote=agent.engine in REMOTE), sampling)
-        for agent, player, sampling in seats
-    ]
-    return Table(opened[0], opened[1:], template, args.rounds, args.seed, args.agent_seconds)
+    local = ThreadPoolExecutor(1)
+    opened = []
+    for agent, player, sampling in seats:
+        executor = ThreadPoolExecutor(BATCHES) if agent.engine in REMOTE else local
+        opened.append(Seat(player, Batcher(agent.name, partial(make_engine, agent), executor), sampling))
+    return Table(opened[0], opened[1:], template, args.rounds, args.agent_seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     table = open_table(args)
     limits = Limits(args.max_body_bytes, args.max_requests, args.request_seconds)
-    app = make_app(table, task=args.task, limits=limits, key=key)
+    app = make_app(table, task=args.task, limits=limits, seed=args.seed, key=key)
     print(f"serving {args.leader} with {len(table.team)} agents on http://{args.host}:{args.port}/v1", flush=True)
     # SIGTERM: no new requests, those under way are finished.
     wait = int(args.request_seconds) + 1

@@ -111,9 +111,9 @@ def failure(problem: BaseException, limits: Limits) -> tuple[int, str, str | Non
     return 503, f"the leader failed: {one_line(problem)}", None
 
 
-def make_app(table: Table, *, task: str, limits: Limits, key: str | None = None) -> FastAPI:
-    """The application. `task`: in which form answers are compared, for votes and for the end of the rounds; `key`: what
-    clients must send as a bearer token, None: nothing."""
+def make_app(table: Table, *, task: str, limits: Limits, seed: int = 0, key: str | None = None) -> FastAPI:
+    """The application. `task`: in which form answers are compared, for votes and for the end of the rounds; `seed`:
+    that of requests without one; `key`: what clients must send as a bearer token, None: nothing."""
     server = Server(table, task, limits, Metrics())
 
     def authorized(request: Request) -> None:
@@ -157,7 +157,7 @@ def make_app(table: Table, *, task: str, limits: Limits, key: str | None = None)
         """Answer a conversation's last message."""
         try:
             check(request, table.leader.sampling.max_tokens)
-            game = Game(question_of(request, task))
+            game = Game(question_of(request, task), seed if request.seed is None else request.seed)
         except BadRequest as problem:
             server.metrics.requests.labels("other", "400").inc()
             return error(400, str(problem), problem.param)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
+import collections
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ from openrlhf_mlpo.engines import Completion, Engine, Sampling
 from openrlhf_mlpo.rounds import Prompt
 
 AT_ONCE = 512  # prompts of one batch at most
-THREADS = 8  # batches under way at a remote engine, which takes them side by side
 
 
 @dataclass(frozen=True)
@@ -39,71 +37,44 @@ class Asked:
 
 
 class Batcher:
-    """An engine behind a queue: what has come in while a batch was under way makes up the next one.
+    """An engine behind a queue: what has come in while it was busy makes up its next batch.
 
-    An engine in this process answers one batch at a time, a remote one several. So rounds of different requests run
-    side by side, and a batch is as large as the load makes it. An engine is opened, asked and closed in one thread:
-    vLLM's CPU kernels take no other. Raises what `open_` raises.
+    So rounds of different requests run side by side, and a batch is as large as the load makes it. All that happens to
+    the engine happens in the threads of `executor`: engines of this process share one of a single thread, as vLLM's CPU
+    kernels want the thread that opened them and its engines must not run at once; a remote engine has several.
     """
 
-    def __init__(self, name: str, open_: Callable[[], Engine], *, remote: bool = False):
-        self.name, self._open = name, open_
-        self._engine: Future[Engine] = Future()
-        self._queue: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
-        count = THREADS if remote else 1
-        self._threads = [threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(count)]
-        for thread in self._threads:
-            thread.start()
-        self._engine.result()
+    def __init__(self, name: str, open_: Callable[[], Engine], executor: Executor):
+        """Opens the engine; raises what `open_` raises."""
+        self.name, self._executor = name, executor
+        self._waiting: collections.deque[Asked] = collections.deque()
+        self._engine = executor.submit(open_).result()
 
     async def ask(self, prompt: Prompt, sampling: Sampling, seed: int) -> Completion:
         """One completion. Raises what the engine raises for the batch."""
         loop = asyncio.get_running_loop()
         asked = Asked(prompt, sampling, seed, loop, loop.create_future())
-        self._queue.put(asked)
+        self._waiting.append(asked)
+        self._executor.submit(self._answer_waiting)  # finds nothing to do where a batch before has taken it along
         return await asked.answer
 
     def close(self) -> None:
-        """Let the threads end after what is queued, and close the engine. A thread that hangs is left behind."""
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            thread.join(5)
+        """Close the engine after what is waiting."""
+        self._executor.submit(self._engine.close).result()
 
-    def _work(self) -> None:
-        first = threading.current_thread() is self._threads[0]
-        if first:
+    def _answer_waiting(self) -> None:
+        groups: dict[Sampling, list[Asked]] = {}
+        for _ in range(AT_ONCE):
             try:
-                self._engine.set_result(self._open())
-            except BaseException as error:  # for the thread that waits for the engine
-                self._engine.set_exception(error)
-                return
-        elif self._engine.exception():
-            return
-        self._serve(self._engine.result())
-        if first:
-            self._engine.result().close()
+                asked = self._waiting.popleft()
+            except IndexError:
+                break
+            if not asked.answer.cancelled():
+                groups.setdefault(asked.sampling, []).append(asked)
+        for sampling, group in groups.items():
+            self._answer(group, sampling)
 
-    def _serve(self, engine: Engine) -> None:
-        while (first := self._queue.get()) is not None:
-            batch = [first]
-            while len(batch) < AT_ONCE and not self._queue.empty():
-                try:
-                    asked = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if asked is None:
-                    self._queue.put(None)  # the end, for after this batch
-                    break
-                batch.append(asked)
-            groups: dict[Sampling, list[Asked]] = {}
-            for asked in batch:
-                if not asked.answer.cancelled():
-                    groups.setdefault(asked.sampling, []).append(asked)
-            for sampling, group in groups.items():
-                self._answer(engine, group, sampling)
-
-    def _answer(self, engine: Engine, group: list[Asked], sampling: Sampling) -> None:
+    def _answer(self, group: list[Asked], sampling: Sampling) -> None:
         """Ask the engine for a group of one sampling; whoever is done is told at once."""
 
         def done(index: int, completions: list[Completion]) -> None:
@@ -111,7 +82,7 @@ class Batcher:
 
         try:
             prompts, seeds = [asked.prompt for asked in group], [asked.seed for asked in group]
-            engine.generate(prompts, n=1, seed=seeds, sampling=sampling, on_done=done)
+            self._engine.generate(prompts, n=1, seed=seeds, sampling=sampling, on_done=done)
         except Exception as error:  # an engine may fail in any way; its clients learn it, and the next batch is tried
             for asked in group:
                 asked.deliver(asked.answer.set_exception, error)

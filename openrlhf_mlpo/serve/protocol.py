@@ -43,6 +43,7 @@ class Game:
     """One question on its way through the rounds: every turn so far, and the agents left out with the reason."""
 
     question: Question
+    seed: int
     rounds: list[Round] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -60,7 +61,6 @@ class Table:
     team: Sequence[Seat]
     template: PromptTemplate
     rounds: int
-    seed: int
     agent_seconds: float
 
     async def leader_team(self, game: Game, sampling: Sampling | None = None) -> AsyncIterator[Round]:
@@ -71,11 +71,11 @@ class Table:
         """
         for t in range(self.rounds):
             responses = await self.responses(game, t)
-            order = [k for k in shown_order(len(self.team), self.seed, game.question.id) if k in responses]
+            order = [k for k in shown_order(len(self.team), game.seed, game.question.id) if k in responses]
             shown = [responses[k].text for k in order]
             last = game.rounds[-1].output.text if game.rounds else None
             prompt = self.leader.player.leader_prompt(self.template, game.question.text, shown, last)
-            output = await self.leader.ask(prompt, t, self.seed, sampling)
+            output = await self.leader.ask(prompt, t, game.seed, sampling)
             game.turns.append(output)
             game.rounds.append(Round(tuple(responses[k] for k in sorted(responses)), output))
             yield game.rounds[-1]
@@ -85,7 +85,7 @@ class Table:
     async def solo(self, game: Game, sampling: Sampling | None = None) -> Turn:
         """The leader alone."""
         prompt = self.leader.player.leader_prompt(self.template, game.question.text, [])
-        game.turns.append(await self.leader.ask(prompt, 0, self.seed, sampling))
+        game.turns.append(await self.leader.ask(prompt, 0, game.seed, sampling))
         return game.turns[-1]
 
     async def vote(self, game: Game) -> Turn:
@@ -114,7 +114,7 @@ class Table:
             own, last = before[0].text, game.rounds[-1].output.text
         prompt = seat.player.agent_prompt(self.template, game.question.text, own, last)
         try:
-            turn = await asyncio.wait_for(seat.ask(prompt, t, self.seed), self.agent_seconds)
+            turn = await asyncio.wait_for(seat.ask(prompt, t, game.seed), self.agent_seconds)
         except TimeoutError:
             game.failed[seat.player.name] = f"no response within {self.agent_seconds:g} s"
         except Exception as error:  # whatever an engine raises concerns this agent alone

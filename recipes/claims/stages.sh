@@ -25,7 +25,7 @@ team_file() { # FILE AGENT…: a team of these agents, at a fixed temperature
     cat <<YAML
 defaults:
   engine: vllm
-  sampling: {temperature: 0.3, max_tokens: $MAX_NEW_TOKENS}
+  sampling: {temperature: 0.2, max_tokens: $MAX_NEW_TOKENS}
   engine_args: {max_model_len: $MAX_LEN}
 agents:
 YAML

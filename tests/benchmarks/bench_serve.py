@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = str(make_tiny_model(Path(folder) / "model", max_len=512))
         template, sampling = load_template("compact"), Sampling(temperature=0.0, max_tokens=args.max_new_tokens)
-        engine, batcher = make_engine(model), Batcher("model", partial(make_engine, model))
+        engine, batcher = make_engine(model), Batcher("model", partial(make_engine, model), ThreadPoolExecutor(1))
         players = [agent_player(Agent(name=name, model=model), None, sampling) for name in ("leader", "a", "b", "c")]
         as_leader(players[0], template, "full")
         for player in players:
@@ -76,7 +76,7 @@ def main() -> None:
 
         batch()
         before, answers = batch()
-        table = Table(seats[0], seats[1:], template, args.rounds, 0, 600.0)
+        table = Table(seats[0], seats[1:], template, args.rounds, 600.0)
         app = make_app(table, task="exact", limits=Limits(in_flight=10_000))
         counts = served(app, [question.text for question in questions], answers, args)
         after, _ = batch()

@@ -152,6 +152,16 @@ def test_streams_show_each_round_then_the_answer(client):
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens and chunks[-2].choices[0].finish_reason == "stop"
 
 
+def test_a_seed_is_that_of_the_whole_question(client):
+    def transcript(seed):
+        got = client.chat.completions.create(
+            model="leader-team", messages=ask("What is 7 + 8?"), seed=seed, extra_body={"mlpo": {"transcript": True}}
+        )
+        return [turn["text"] for turn in got.mlpo["transcript"]]
+
+    assert transcript(1) == transcript(1) and len({tuple(transcript(seed)) for seed in range(5)}) > 1
+
+
 def test_many_clients_at_once_and_nothing_is_mixed_up(url):
     texts = [question.text for question in fake.questions(60)]
 
