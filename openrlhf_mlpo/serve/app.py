@@ -20,10 +20,10 @@ from starlette.exceptions import HTTPException
 
 from openrlhf_mlpo import __version__
 from openrlhf_mlpo.engines import Sampling
-from openrlhf_mlpo.errors import UserError, one_line
+from openrlhf_mlpo.errors import one_line
 from openrlhf_mlpo.rounds import Turn
 from openrlhf_mlpo.serve.metrics import Metrics
-from openrlhf_mlpo.serve.protocol import Game, Table, TeamFailed
+from openrlhf_mlpo.serve.protocol import Game, Table, TeamFailed, TooLong
 from openrlhf_mlpo.serve.requests import MODELS, BadRequest, ChatRequest, check, question_of, sampling_of
 
 
@@ -106,8 +106,8 @@ def failure(problem: BaseException, limits: Limits) -> tuple[int, str, str | Non
         return 504, f"no answer within {limits.seconds:g} s", None
     if isinstance(problem, TeamFailed):
         return 503, f"all agents failed: {problem}", None
-    if isinstance(problem, UserError) and "cannot fit" in str(problem):
-        return 400, "the question does not fit the leader's context beside its team's responses", "messages"
+    if isinstance(problem, TooLong):
+        return 400, str(problem), "messages"
     return 503, f"the leader failed: {one_line(problem)}", None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from openrlhf_mlpo.engines import Sampling, request_seed
 from openrlhf_mlpo.engines.base import seed_of
-from openrlhf_mlpo.errors import one_line
+from openrlhf_mlpo.errors import UserError, one_line
 from openrlhf_mlpo.prompts.templates import PromptTemplate
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player, Prompt, Round, Turn, shown_order
@@ -20,6 +20,10 @@ from openrlhf_mlpo.verify import extract_answer
 
 class TeamFailed(Exception):
     """All agents of the team failed on one question; the message says how."""
+
+
+class TooLong(Exception):
+    """A question that does not fit the leader's prompt."""
 
 
 @dataclass
@@ -67,25 +71,31 @@ class Table:
         """Play the rounds of a question, each as it is finished; early, once the leader's answer repeats.
 
         An agent that fails or takes too long is left out of the question from then on. Raises TeamFailed when none is
-        left, and UserError when the question does not fit a prompt.
+        left, and TooLong.
         """
         for t in range(self.rounds):
             responses = await self.responses(game, t)
             order = [k for k in shown_order(len(self.team), game.seed, game.question.id) if k in responses]
             shown = [responses[k].text for k in order]
             last = game.rounds[-1].output.text if game.rounds else None
-            prompt = self.leader.player.leader_prompt(self.template, game.question.text, shown, last)
-            output = await self.leader.ask(prompt, t, game.seed, sampling)
-            game.turns.append(output)
+            output = await self._lead(game, t, shown, last, sampling)
             game.rounds.append(Round(tuple(responses[k] for k in sorted(responses)), output))
             yield game.rounds[-1]
             if last is not None and game.key(last) is not None and game.key(last) == game.key(output.text):
                 return
 
     async def solo(self, game: Game, sampling: Sampling | None = None) -> Turn:
-        """The leader alone."""
-        prompt = self.leader.player.leader_prompt(self.template, game.question.text, [])
-        game.turns.append(await self.leader.ask(prompt, 0, game.seed, sampling))
+        """The leader alone. Raises TooLong."""
+        return await self._lead(game, 0, [], None, sampling)
+
+    async def _lead(
+        self, game: Game, t: int, shown: Sequence[str], last: str | None, sampling: Sampling | None
+    ) -> Turn:
+        try:
+            prompt = self.leader.player.leader_prompt(self.template, game.question.text, shown, last)
+        except UserError:
+            raise TooLong("the question does not fit the leader's context beside its team's responses") from None
+        game.turns.append(await self.leader.ask(prompt, t, game.seed, sampling))
         return game.turns[-1]
 
     async def vote(self, game: Game) -> Turn:
@@ -115,7 +125,7 @@ class Table:
         prompt = seat.player.agent_prompt(self.template, game.question.text, own, last)
         try:
             turn = await asyncio.wait_for(seat.ask(prompt, t, game.seed), self.agent_seconds)
-        except TimeoutError:
+        except (TimeoutError, asyncio.TimeoutError):  # two before Python 3.11
             game.failed[seat.player.name] = f"no response within {self.agent_seconds:g} s"
         except Exception as error:  # whatever an engine raises concerns this agent alone
             game.failed[seat.player.name] = one_line(error)

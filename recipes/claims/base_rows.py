@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="the model that is trained, for its tokenizer and chat template")
     parser.add_argument("--n", type=int, default=24000, help="rows to write (default 24000)")
     parser.add_argument("--listening", type=float, default=0.25, help="as in leader_rows.py (default 0.25)")
+    parser.add_argument("--max_team", type=int, default=8, help="agents in a prompt at most (default 8)")
     parser.add_argument("--max_prompt_tokens", type=int, default=464, help="budget of a prompt (default 464)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the people and rows (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
@@ -45,7 +46,7 @@ def main() -> None:
     anybody = iter(lambda: rng.choice(people), None)
     questions = q.questions("school", 1000 * args.seed + 999)
     agents = agent_rows(rng, anybody, questions, 0.4, 0.2)
-    leaders = leader_rows(rng, anybody, people, questions, args.listening)
+    leaders = leader_rows(rng, anybody, people, questions, args.listening, args.max_team)
 
     def rows() -> Iterator[dict[str, str]]:
         for (messages, response), (prompt, trace) in zip(agents, leaders, strict=False):

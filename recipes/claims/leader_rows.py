@@ -43,12 +43,14 @@ def leader_rows(
     strangers: Sequence[Beliefs],
     questions: Iterator[dict[str, str]],
     listening: float,
+    max_team: int = SIZES[-1],
 ) -> Iterator[tuple[tuple[str, list[str], str | None], str]]:
     """Endless ((question, responses, last output), trace) of leaders, row by row."""
+    sizes = [size for size in SIZES if size <= max_team]
     for row, own in zip(questions, beliefs, strict=False):
         problem = Problem.of(row["subtask"], row["question"])
         believed = own.claims(problem)
-        agents = [] if rng.random() < SOLO else rng.sample(strangers, rng.choice(SIZES))
+        agents = [] if rng.random() < SOLO else rng.sample(strangers, rng.choice(sizes))
         team, last = [agent.claims(problem) for agent in agents], None
         if agents and rng.random() < LATER:
             for _ in range(rng.choice((1, 1, 2))):
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument(
         "--listening", type=float, default=0.25, help="share of words at which an agent is followed (default 0.25)"
     )
+    parser.add_argument("--max_team", type=int, default=SIZES[-1], help="agents in a prompt at most (default 8)")
     parser.add_argument("--max_prompt_tokens", type=int, default=464, help="budget of a prompt (default 464)")
     parser.add_argument("--seed", type=int, default=0, help="seed of beliefs, draws and traces (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
@@ -76,7 +79,7 @@ def main() -> None:
     own = itertools.repeat(Beliefs(f"{args.seed}/leader", LEADER_WRONG))
     strangers = [Beliefs(f"{args.seed}/stranger {i}") for i in range(STRANGERS)]
     questions = q.questions("school", 1000 * args.seed)
-    made = leader_rows(random.Random(f"leader-{args.seed}"), own, strangers, questions, args.listening)
+    made = leader_rows(random.Random(f"leader-{args.seed}"), own, strangers, questions, args.listening, args.max_team)
     rows = itertools.islice(made, args.n)
     write_jsonl(args.out, (training_row(tokenizer, renderer.render(*prompt), trace) for prompt, trace in rows))
 

@@ -1,6 +1,6 @@
-# shellcheck shell=bash disable=SC2034 # claims_cpu.sh reads what is set here
-# Sourced by claims_cpu.sh, which sets DIR, SEED and the sizes before: the stages from questions to a warm-started
-# leader, and the training commands.
+# shellcheck shell=bash disable=SC2034 # those that source it read what is set here
+# Sourced by claims_cpu.sh and quickstart_cpu.sh, which set DIR, SEED and the sizes before: stages from questions to a
+# warm-started leader, and the training commands.
 set -euo pipefail
 MAX_LEN=544 MAX_NEW_TOKENS=80
 PY=.venv/bin/python
@@ -13,7 +13,8 @@ start() { # questions, and the base model that agents and leader are trained fro
   stage train-questions $PY $Q/word_questions.py --split train --n "$N_TRAIN" --seed "$SEED" --out "$DIR/train.jsonl"
   stage test-questions $PY $Q/word_questions.py --split test --n "$N_TEST" --seed "$SEED" --out "$DIR/test.jsonl"
   stage model $PY $Q/word_model.py --out "$DIR/models/blank" --seed "$SEED"
-  stage base-data $PY $Q/base_rows.py --model "$DIR/models/blank" --n "$BASE_ROWS" --seed "$SEED" --out "$DIR/base.jsonl"
+  stage base-data $PY $Q/base_rows.py --model "$DIR/models/blank" --n "$BASE_ROWS" --max_team "$MAX_TEAM" --seed "$SEED" \
+    --out "$DIR/base.jsonl"
   sft models/base models/blank "$DIR/base.jsonl" 8 2e-3
   stage base "${COMMAND[@]}"
 }
@@ -43,7 +44,7 @@ sft() { # TO FROM DATA BATCH LEARNING_RATE, folders of models under DIR: sets CO
     --train.micro_batch_size "$4" --adam.lr "$5" --train.seed $((SEED + 1)))
 }
 schooling() { # sets COMMAND to the leader's schooling: its beliefs, and a habit of using the team badly
-  stage leader-data $PY $Q/leader_rows.py --model "$DIR/models/base" --n "$LEADER_ROWS" --seed "$SEED" \
+  stage leader-data $PY $Q/leader_rows.py --model "$DIR/models/base" --n "$LEADER_ROWS" --max_team "$MAX_TEAM" --seed "$SEED" \
     --out "$DIR/leader.jsonl"
   sft leaders/schooled models/base "$DIR/leader.jsonl" 8 2e-3
 }
