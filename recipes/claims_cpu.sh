@@ -41,11 +41,12 @@ else
   ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=2 UNSEEN_TEST=500
 fi
 UNSEEN=(4 5 6 7 8 9 10 11)
-DRAWS=1 MAX_TEAM=8
+DRAWS=1 MAX_TEAM=8 KINDS="object_counting colored_objects"
 . recipes/claims/stages.sh
 
 start
-stage dev-questions $PY $Q/word_questions.py --split train --n "$N_DEV" --seed $((SEED + 5000)) --out "$DIR/dev.jsonl"
+stage dev-questions $PY $Q/word_questions.py --split train --n "$N_DEV" --seed $((SEED + 5000)) \
+  --out "$DIR/dev.jsonl"
 team_file "$DIR/team.yaml" 1 2 3
 team_file "$DIR/team_unseen.yaml" "${UNSEEN[@]}"
 

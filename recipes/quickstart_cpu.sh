@@ -15,8 +15,8 @@
 # packages. The task is that of recipes/claims_cpu.sh, which trains longer and tests the claims; here everything is smaller.
 #
 # Deviations from the paper (arXiv 2507.08960):
-#   1. Models of 0.5 million parameters, trained here on generated questions in the form of two BBH tasks: first a base
-#      model, then from it three agents and the leader, each believing something false about other words.
+#   1. Models of 0.7 million parameters, trained here on generated questions in the form of a BBH task: first a base model,
+#      then from it three agents and the leader, each believing something false about other words.
 #   2. The leader is trained with two rounds (--mlpo.rounds 2); a share of its prompts is solo (--mlpo.solo_fraction), so
 #      that a leader this small stays able to work alone.
 #   3. Learning rate, group size and batch sizes are ours.
@@ -37,10 +37,10 @@ if ((SMOKE)); then
   N_TRAIN=64 N_TEST=40 BASE_ROWS=320 AGENT_ROWS=160 LEADER_ROWS=160 SFT_ROWS=32 SFT_RATE=2e-4 EPISODES=1
   ROLLOUT_PROMPTS=16 GROUP=4 ROUNDS=2 SAMPLES=1
 else
-  N_TRAIN=600 N_TEST=300 BASE_ROWS=8000 AGENT_ROWS=2800 LEADER_ROWS=4000 SFT_ROWS=320 SFT_RATE=2e-4 EPISODES=1
+  N_TRAIN=560 N_TEST=300 BASE_ROWS=7200 AGENT_ROWS=2400 LEADER_ROWS=3600 SFT_ROWS=240 SFT_RATE=2e-4 EPISODES=1
   ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=2
 fi
-DRAWS=1 MAX_TEAM=3
+DRAWS=1 MAX_TEAM=3 KINDS=object_counting
 . recipes/claims/stages.sh
 
 start

@@ -89,10 +89,11 @@ def main() -> None:
     parser.add_argument("--listen", type=float, default=0.15, help="share with others' responses (default 0.15)")
     parser.add_argument("--seed", type=int, default=0, help="seed of beliefs and rows (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
+    q.add_kinds(parser)
     args = parser.parse_args()
     tokenizer = open_tokenizer(args.model, "--model")
     own = itertools.repeat(Beliefs(f"{args.seed}/agent {args.agent}"))
-    questions = q.questions("school", 1000 * args.seed + args.agent)
+    questions = q.questions("school", 1000 * args.seed + args.agent, args.kinds)
     made = agent_rows(random.Random(f"agent-{args.agent}-{args.seed}"), own, questions, args.revise, args.listen)
     write_jsonl(args.out, (training_row(tokenizer, *row) for row in itertools.islice(made, args.n)))
 

@@ -38,13 +38,14 @@ def main() -> None:
     parser.add_argument("--max_prompt_tokens", type=int, default=464, help="budget of a prompt (default 464)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the people and rows (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
+    q.add_kinds(parser)
     args = parser.parse_args()
     tokenizer = open_tokenizer(args.model, "--model")
     renderer = PromptRenderer(tokenizer, TEMPLATE, args.max_prompt_tokens)
     rng = random.Random(f"base-{args.seed}")
     people = [Beliefs(f"{args.seed}/person {i}", PEOPLE_WRONG) for i in range(PEOPLE)]
     anybody = iter(lambda: rng.choice(people), None)
-    questions = q.questions("school", 1000 * args.seed + 999)
+    questions = q.questions("school", 1000 * args.seed + 999, args.kinds)
     agents = agent_rows(rng, anybody, questions, 0.4, 0.2)
     leaders = leader_rows(rng, anybody, people, questions, args.listening, args.max_team)
 

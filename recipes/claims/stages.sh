@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034 # those that source it read what is set here
+# shellcheck shell=bash disable=SC2034,SC2086 # KINDS are words; those that source it read what is set here
 # Sourced by claims_cpu.sh and quickstart_cpu.sh, which set DIR, SEED and the sizes before: stages from questions to a
 # warm-started leader, and the training commands.
 set -euo pipefail
@@ -10,11 +10,13 @@ export OPENRLHF_MLPO_CPU=1 HF_HUB_OFFLINE=1
 start() { # questions, and the base model that agents and leader are trained from
   [[ -n $DRY_RUN ]] || bash recipes/setup_cpu.sh
   [[ -n $DRY_RUN ]] || mkdir -p "$DIR"
-  stage train-questions $PY $Q/word_questions.py --split train --n "$N_TRAIN" --seed "$SEED" --out "$DIR/train.jsonl"
-  stage test-questions $PY $Q/word_questions.py --split test --n "$N_TEST" --seed "$SEED" --out "$DIR/test.jsonl"
+  stage train-questions $PY $Q/word_questions.py --split train --n "$N_TRAIN" --seed "$SEED" \
+    --kinds $KINDS --out "$DIR/train.jsonl"
+  stage test-questions $PY $Q/word_questions.py --split test --n "$N_TEST" --seed "$SEED" \
+    --kinds $KINDS --out "$DIR/test.jsonl"
   stage model $PY $Q/word_model.py --out "$DIR/models/blank" --seed "$SEED"
   stage base-data $PY $Q/base_rows.py --model "$DIR/models/blank" --n "$BASE_ROWS" --max_team "$MAX_TEAM" --seed "$SEED" \
-    --out "$DIR/base.jsonl"
+    --kinds $KINDS --out "$DIR/base.jsonl"
   sft models/base models/blank "$DIR/base.jsonl" 8 2e-3
   stage base "${COMMAND[@]}"
 }
@@ -34,7 +36,7 @@ YAML
   } > "$file"
 }
 agents() { # ROWS AGENT…: sets COMMAND to what trains these agents
-  COMMAND=(bash "$Q/agents.sh" "$DIR" "$1" "$MAX_LEN" "$SEED" "${@:2}")
+  COMMAND=(env KINDS="$KINDS" bash "$Q/agents.sh" "$DIR" "$1" "$MAX_LEN" "$SEED" "${@:2}")
 }
 sft() { # TO FROM DATA BATCH LEARNING_RATE, folders of models under DIR: sets COMMAND
   COMMAND=("$PY" -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
@@ -45,7 +47,7 @@ sft() { # TO FROM DATA BATCH LEARNING_RATE, folders of models under DIR: sets CO
 }
 schooling() { # sets COMMAND to the leader's schooling: its beliefs, and a habit of using the team badly
   stage leader-data $PY $Q/leader_rows.py --model "$DIR/models/base" --n "$LEADER_ROWS" --max_team "$MAX_TEAM" --seed "$SEED" \
-    --out "$DIR/leader.jsonl"
+    --kinds $KINDS --out "$DIR/leader.jsonl"
   sft leaders/schooled models/base "$DIR/leader.jsonl" 8 2e-3
 }
 pool() {
