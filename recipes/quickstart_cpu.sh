@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole of MLPO on a laptop without a GPU: questions, team, pool, warm start, MLPO, evaluation, report.
 #
-#   bash recipes/quickstart_cpu.sh              # at most 10 minutes on 2 cores, after a set-up of 5 minutes the first time
+#   bash recipes/quickstart_cpu.sh              # some 10 minutes on 2 cores, after a set-up of 5 minutes the first time
 #   bash recipes/quickstart_cpu.sh --smoke      # the same path in a few steps; its accuracies mean nothing
 #   bash recipes/quickstart_cpu.sh --seed 1 --dir runs/seed1
 #   bash recipes/quickstart_cpu.sh --dry-run    # prints the commands
