@@ -15,8 +15,8 @@ from openrlhf_mlpo import pages
 from openrlhf_mlpo.cli.options import Parser, at_least
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.files import read_rows, write_whole
+from openrlhf_mlpo.train.checkpoints import SAMPLES
 
-FOLDER = "_samples"
 FIELDS = ("step", "prompt", "gold", "outputs")
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     at_least(args, max_megabytes=0.1)
-    folder = args.dir / FOLDER if (args.dir / FOLDER).is_dir() else args.dir
+    folder = args.dir / SAMPLES if (args.dir / SAMPLES).is_dir() else args.dir
     files = sorted(folder.glob("step_*.jsonl"))
     if not files:
         raise UserError(f"{args.dir}: no transcripts here (_samples/step_*.jsonl); name the training's --ckpt.path")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from openrlhf_mlpo.errors import UserError
 
+SAMPLES = "_samples"  # folder of transcripts beside the checkpoints
+
 
 def check_checkpoint(path: str | Path) -> None:
     """Raise UserError when the training state in `path` (--ckpt.path) is damaged, naming the newest that is whole.

@@ -8,6 +8,7 @@ from typing import Any
 
 from openrlhf.trainer.ppo_trainer import BasePPOTrainer
 
+from openrlhf_mlpo.train.outputs import accuracies
 from openrlhf_mlpo.train.samples import SampleLog
 from openrlhf_mlpo.verify.labels import parse_label
 
@@ -36,7 +37,7 @@ class LeaderMetrics(BasePPOTrainer):
             for experience in experiences
             for outcome in zip(
                 experience.labels,
-                experience.info.get("accuracy", experience.scores).tolist(),
+                accuracies(experience),
                 experience.info["format"].tolist() if "format" in experience.info else [None] * len(experience.labels),
             )
         )

@@ -21,13 +21,13 @@ from openrlhf_mlpo.engines import Sampling, make_engine
 from openrlhf_mlpo.engines.answers import Answers
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import Draw
-from openrlhf_mlpo.pool.sample import opened_thinking
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import NO_ANSWER, PromptTemplate, load_template
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player, agent_player
 from openrlhf_mlpo.team import load_team
 from openrlhf_mlpo.train.dataset import make_label
+from openrlhf_mlpo.train.outputs import accuracies, is_right, output_text
 from openrlhf_mlpo.verify.labels import parse_label
 
 VERIFY_THREADS = 4
@@ -175,9 +175,7 @@ class LaterRounds:
         return outputs
 
     def _text(self, experience: Experience) -> str:
-        """An output as a turn of inference holds it: with the thinking that its prompt opened, no special tokens."""
-        tokens = experience.sequences[0][1:][experience.action_mask[0].bool()]
-        return opened_thinking(experience.prompts[0]) + self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return output_text(experience, 0, self.tokenizer)
 
     def prompts(self, carried: Sequence[Carried], round: int) -> Iterator[tuple]:
         """The next round's prompts as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image])."""
@@ -212,8 +210,8 @@ def revised_draw(carried: Carried, texts: Sequence[str | None]) -> Draw:
 
 
 def is_correct(experience: Experience) -> bool:
-    """Whether an output was right, by the reward's accuracy where it tells, else by its score."""
-    return float(experience.info.get("accuracy", experience.scores)[0]) > 0.5
+    """Whether an experience's one output was right."""
+    return is_right(accuracies(experience)[0])
 
 
 def label_of(group: Sequence[Experience]) -> dict:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, zip_longest
+from dataclasses import dataclass, field
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.files import write_jsonl
-from openrlhf_mlpo.verify.extract import extract_answer, opened_thinking
-from openrlhf_mlpo.verify.labels import parse_label
+from openrlhf_mlpo.train.checkpoints import SAMPLES
+from openrlhf_mlpo.train.outputs import accuracies, is_right, output_text
+from openrlhf_mlpo.verify.extract import extract_answer
+from openrlhf_mlpo.verify.labels import Label, parse_label
 
-FOLDER = "_samples"  # beside the checkpoints
+SHOWN = ("id", "round", "agents_correct", "majority", "last_correct", "agents_right")  # of a label
 logger = init_logger(__name__)
 
 
@@ -26,18 +29,21 @@ class SampleLog:
     """
 
     def __init__(self, ckpt_path: str, wanted: int, tokenizer):
-        self.folder, self.wanted, self.tokenizer = Path(ckpt_path) / FOLDER, wanted, tokenizer
+        self.folder, self.wanted, self.tokenizer = Path(ckpt_path) / SAMPLES, wanted, tokenizer
         self.chosen: list[dict] = []
         self._warned = False
 
     def choose(self, experiences: Iterable[Experience]) -> None:
-        """Choose among the groups of a rollout batch: the rounds in turn, first groups of right and wrong outputs."""
-        groups = groups_of(experiences, self.tokenizer)
-        by_round: dict[int, list[dict]] = {}
-        for group in sorted(groups, key=lambda group: (not is_mixed(group), group["prompt"])):
-            by_round.setdefault(group.get("round", 0), []).append(group)
+        """Choose among the groups of a rollout batch: the rounds in turn, first groups of right and wrong outputs.
+
+        Only what is chosen is decoded: a batch may hold millions of tokens.
+        """
+        by_round: dict[int, list[Group]] = {}
+        for group in sorted(groups_of(experiences), key=lambda group: (not group.is_mixed, group.prompt)):
+            by_round.setdefault(group.label.extra.get("round", 0), []).append(group)
         in_turn = chain.from_iterable(zip_longest(*(by_round[number] for number in sorted(by_round))))
-        self.chosen = [group for group in in_turn if group is not None][: self.wanted]
+        chosen = islice((group for group in in_turn if group is not None), self.wanted)
+        self.chosen = [group.record(self.tokenizer) for group in chosen]
 
     def write(self, step: int) -> None:
         """Write the chosen groups as those of this step."""
@@ -65,30 +71,41 @@ class SampleLog:
         return "\n\n".join(parts), sum(o["reward"] for o in outputs) / len(outputs)
 
 
-def groups_of(experiences: Iterable[Experience], tokenizer) -> list[dict]:
-    """The groups of a rollout batch as JSON-ready dicts.
+@dataclass
+class Group:
+    """The outputs of one prompt in a rollout batch: each an experience, its place there, and whether it is right."""
 
-    `prompt` as the leader saw it; of its label `id`, `gold`, `kind`, `round`, `agents_correct`, `majority`,
-    `last_correct`, `agents_right` where it has them; `outputs`: `text`, `answer`, `reward`, `correct`.
-    """
-    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    prompt: str
+    label: Label
+    outputs: list[tuple[Experience, int, bool]] = field(default_factory=list)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether it has right and wrong outputs."""
+        return len({right for *_, right in self.outputs}) > 1
+
+    def record(self, tokenizer: Any) -> dict[str, Any]:
+        """The group as a JSON-ready dict.
+
+        `prompt` as the leader saw it; of its label `SHOWN` where it has them, `gold` and `kind`; `outputs`: `text`,
+        `answer`, `reward`, `correct`.
+        """
+        about = {key: self.label.extra[key] for key in SHOWN if key in self.label.extra}
+        kind = "/".join(filter(None, (self.label.task, self.label.extra.get("subtask"))))
+        outputs = []
+        for experience, i, right in self.outputs:
+            text, reward = output_text(experience, i, tokenizer), round(float(experience.info["reward"][i]), 6)
+            outputs.append({"text": text, "answer": extract_answer(text), "reward": reward, "correct": right})
+        return {**about, "kind": kind, "gold": self.label.answer, "prompt": self.prompt, "outputs": outputs}
+
+
+def groups_of(experiences: Iterable[Experience]) -> list[Group]:
+    """The groups of a rollout batch; an experience may hold outputs of several."""
+    groups: dict[tuple[str, str], Group] = {}
     for experience in experiences:
-        accuracies = experience.info.get("accuracy", experience.scores)
-        for i, (prompt, text) in enumerate(zip(experience.prompts, experience.labels, strict=True)):
+        each = zip(experience.prompts, experience.labels, accuracies(experience), strict=True)
+        for i, (prompt, text, accuracy) in enumerate(each):
             if (prompt, text) not in groups:
-                label = parse_label(text)
-                shown = ("id", "round", "agents_correct", "majority", "last_correct", "agents_right")
-                about = {key: label.extra[key] for key in shown if key in label.extra}
-                kind = "/".join(filter(None, (label.task, label.extra.get("subtask"))))
-                groups[prompt, text] = {**about, "kind": kind, "gold": label.answer, "prompt": prompt, "outputs": []}
-            tokens = experience.sequences[i][1:][experience.action_mask[i].bool()]
-            output = opened_thinking(prompt) + tokenizer.decode(tokens, skip_special_tokens=True)
-            reward = round(float(experience.info["reward"][i]), 6)
-            verdict = {"answer": extract_answer(output), "reward": reward, "correct": float(accuracies[i]) > 0.5}
-            groups[prompt, text]["outputs"].append({"text": output, **verdict})
+                groups[prompt, text] = Group(prompt, parse_label(text))
+            groups[prompt, text].outputs.append((experience, i, is_right(accuracy)))
     return list(groups.values())
-
-
-def is_mixed(group: dict) -> bool:
-    """Whether a group has right and wrong outputs."""
-    return len({output["correct"] for output in group["outputs"]}) > 1
