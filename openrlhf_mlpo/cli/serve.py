@@ -105,7 +105,7 @@ def open_table(args: argparse.Namespace) -> Table:
     opened = []
     for agent, player, sampling in seats:
         executor = ThreadPoolExecutor(BATCHES) if agent.engine in REMOTE else local
-        opened.append(Seat(player, Batcher(agent.name, partial(make_engine, agent), executor), sampling))
+        opened.append(Seat(player, Batcher(partial(make_engine, agent), executor), sampling))
     return Table(opened[0], opened[1:], template, args.rounds, args.agent_seconds)
 
 

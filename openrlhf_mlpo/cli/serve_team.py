@@ -13,14 +13,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from openrlhf_mlpo.engines.ray import OWN_ARGS
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.files import write_whole
 from openrlhf_mlpo.team import Agent, load_team
 
 # Settings of an agent's engine that say how it runs here, and mean nothing to a server of its own.
-_OURS = frozenset(
-    "actors batch_size gpus_per_actor cpus_per_actor engine chat_template_kwargs disable_log_stats".split()
-)
+_OURS = frozenset((*OWN_ARGS, "chat_template_kwargs", "disable_log_stats"))
 
 
 def serve_command(agent: Agent, gpus: str, port: int) -> str:

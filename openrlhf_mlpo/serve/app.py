@@ -19,7 +19,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from openrlhf_mlpo import __version__
-from openrlhf_mlpo.engines import Sampling
 from openrlhf_mlpo.errors import one_line
 from openrlhf_mlpo.rounds import Turn
 from openrlhf_mlpo.serve.metrics import Metrics
@@ -51,25 +50,23 @@ class Server:
     def __init__(self, table: Table, task: str, limits: Limits, metrics: Metrics):
         self.table, self.task, self.limits, self.metrics = table, task, limits, metrics
         self.in_flight = 0
+        metrics.in_flight.set_function(lambda: self.in_flight)
 
-    async def steps(self, request: ChatRequest, game: Game) -> AsyncIterator[tuple[int, Turn]]:
+    async def steps(self, request: ChatRequest, game: Game) -> AsyncIterator[Turn]:
         """The leader's output after each round of a request, or the only turn of the other models."""
-        sampling: Sampling = sampling_of(request, self.table.leader.sampling)
+        sampling = sampling_of(request, self.table.leader.sampling)
         if request.model == "leader-team":
-            number = 0
             async for played in self.table.leader_team(game, sampling):
-                yield number, played.output
-                number += 1
+                yield played.output
         elif request.model == "leader":
-            yield 0, await self.table.solo(game, sampling)
+            yield await self.table.solo(game, sampling)
         else:
-            yield 0, await self.table.vote(game)
+            yield await self.table.vote(game)
 
     def done(self, request: ChatRequest, game: Game, begun: float, status: int) -> None:
         """Count a request that has ended."""
-        model = request.model if request.model in MODELS else "other"
-        self.metrics.requests.labels(model, str(status)).inc()
-        self.metrics.seconds.labels(model).observe(time.perf_counter() - begun)
+        self.metrics.requests.labels(request.model, str(status)).inc()
+        self.metrics.seconds.labels(request.model).observe(time.perf_counter() - begun)
         self.metrics.count(game.turns, game.failed)
         if game.rounds:
             self.metrics.rounds.observe(len(game.rounds))
@@ -100,8 +97,6 @@ def reason_of(turn: Turn) -> str:
 
 def failure(problem: BaseException, limits: Limits) -> tuple[int, str, str | None]:
     """Status, message and field for what went wrong with a request."""
-    if isinstance(problem, BadRequest):
-        return 400, str(problem), problem.param
     if isinstance(problem, TimeoutError):
         return 504, f"no answer within {limits.seconds:g} s", None
     if isinstance(problem, TeamFailed):
@@ -122,7 +117,6 @@ def make_app(table: Table, *, task: str, limits: Limits, seed: int = 0, key: str
             raise HTTPException(401, "a valid key is needed: send it as Authorization: Bearer KEY")
 
     app = FastAPI(title="A leader and its team (openrlhf-mlpo)", version=__version__)
-    app.state.server = server
     app.add_middleware(BodyLimit, most=limits.body_bytes)
     needs_key = [Depends(authorized)]
 
@@ -175,13 +169,11 @@ def make_app(table: Table, *, task: str, limits: Limits, seed: int = 0, key: str
 async def place(server: Server) -> AsyncGenerator[None]:
     """A request's place among those in flight, and the time it has."""
     server.in_flight += 1
-    server.metrics.in_flight.set(server.in_flight)
     try:
         with anyio.fail_after(server.limits.seconds):
             yield
     finally:
         server.in_flight -= 1
-        server.metrics.in_flight.set(server.in_flight)
 
 
 async def whole(server: Server, request: ChatRequest, game: Game, http: Request) -> Response:
@@ -190,7 +182,7 @@ async def whole(server: Server, request: ChatRequest, game: Game, http: Request)
 
     async def play() -> Turn:
         async with place(server):
-            turns = [turn async for _, turn in server.steps(request, game)]
+            turns = [turn async for turn in server.steps(request, game)]
             return turns[-1]
 
     async def gone() -> None:
@@ -233,8 +225,8 @@ async def stream(server: Server, request: ChatRequest, game: Game) -> AsyncItera
         turn = None
         try:
             async with place(server):
-                async for number, turn in server.steps(request, game):
-                    yield chunk({}, mlpo={"round": number, "answer": game.key(turn.text)})
+                async for turn in server.steps(request, game):
+                    yield chunk({}, mlpo={"round": turn.round, "answer": game.key(turn.text)})
         except Exception as problem:
             status, message, param = failure(problem, server.limits)
             content = {"message": message, "type": "server_error", "param": param, "code": status}

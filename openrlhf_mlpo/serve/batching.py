@@ -44,9 +44,9 @@ class Batcher:
     kernels want the thread that opened them and its engines must not run at once; a remote engine has several.
     """
 
-    def __init__(self, name: str, open_: Callable[[], Engine], executor: Executor):
+    def __init__(self, open_: Callable[[], Engine], executor: Executor):
         """Opens the engine; raises what `open_` raises."""
-        self.name, self._executor = name, executor
+        self._executor = executor
         self._waiting: collections.deque[Asked] = collections.deque()
         self._engine = executor.submit(open_).result()
 

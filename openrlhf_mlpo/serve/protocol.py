@@ -81,7 +81,8 @@ class Table:
             output = await self._lead(game, t, shown, last, sampling)
             game.rounds.append(Round(tuple(responses[k] for k in sorted(responses)), output))
             yield game.rounds[-1]
-            if last is not None and game.key(last) is not None and game.key(last) == game.key(output.text):
+            before = None if last is None else game.key(last)
+            if before is not None and before == game.key(output.text):
                 return
 
     async def solo(self, game: Game, sampling: Sampling | None = None) -> Turn:

@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -26,6 +25,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from eval.play.recorder import Judge  # noqa: E402
 from openrlhf_mlpo.engines import Sampling, make_engine  # noqa: E402
 from openrlhf_mlpo.prompts.templates import load_template  # noqa: E402
 from openrlhf_mlpo.questions import Question, question_id  # noqa: E402
@@ -34,12 +34,8 @@ from openrlhf_mlpo.serve.app import Limits, make_app  # noqa: E402
 from openrlhf_mlpo.serve.batching import Batcher  # noqa: E402
 from openrlhf_mlpo.serve.protocol import Seat, Table  # noqa: E402
 from openrlhf_mlpo.team import Agent  # noqa: E402
-from openrlhf_mlpo.verify import extract_answer  # noqa: E402
+from tests.serving import in_thread  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
-
-
-def settled(question: Question, last: str, now: str) -> bool:
-    return extract_answer(last) is not None and extract_answer(last) == extract_answer(now)
 
 
 def main() -> None:
@@ -54,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = str(make_tiny_model(Path(folder) / "model", max_len=512))
         template, sampling = load_template("compact"), Sampling(temperature=0.0, max_tokens=args.max_new_tokens)
-        engine, batcher = make_engine(model), Batcher("model", partial(make_engine, model), ThreadPoolExecutor(1))
+        engine, batcher = make_engine(model), Batcher(partial(make_engine, model), ThreadPoolExecutor(1))
         players = [agent_player(Agent(name=name, model=model), None, sampling) for name in ("leader", "a", "b", "c")]
         as_leader(players[0], template, "full")
         for player in players:
@@ -69,9 +65,9 @@ def main() -> None:
 
         def batch() -> tuple[float, list[str]]:
             begun = time.perf_counter()
-            played = leader_team(players[1:], players[:1], questions, template, rounds=args.rounds, settled=settled)[
-                "leader"
-            ]
+            played = leader_team(
+                players[1:], players[:1], questions, template, rounds=args.rounds, settled=Judge().settled
+            )["leader"]
             return len(questions) / (time.perf_counter() - begun), [episode[-1].output.text for episode in played]
 
         batch()
@@ -90,23 +86,13 @@ def main() -> None:
 
 def served(app, texts: list[str], answers: list[str], args: argparse.Namespace) -> dict:
     """What clients in a process of their own count, and this process's memory, while the app serves."""
-    import uvicorn
-
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
     process, memory = psutil.Process(), []
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        counts = pool.submit(load, url, texts, answers, args.clients, args.seconds)
+    with in_thread(app) as url, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        counts = pool.submit(load, f"{url}/v1", texts, answers, args.clients, args.seconds)
         for share in (0.5, 0.5):  # the first half warms up
             time.sleep(share * args.seconds)
             memory.append(process.memory_info().rss >> 20)
         counted = counts.result()
-    server.should_exit = True
-    thread.join(10)
     return {**counted, "memory, MiB": {"half way": memory[0], "at the end": memory[1]}}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,11 +13,11 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-import uvicorn
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.play.recorder import Judge
 from openrlhf_mlpo.cli import serve
 from openrlhf_mlpo.engines import make_engine
 from openrlhf_mlpo.engines.answers import Answers
@@ -30,6 +29,7 @@ from openrlhf_mlpo.team import Agent
 from openrlhf_mlpo.verify import extract_answer
 from tests import fake_players as fake
 from tests.conftest import ROOT
+from tests.serving import in_thread
 
 KEY = "sk-served-secret"
 FAKE = ROOT / "tests" / "fake_players.py"
@@ -58,16 +58,10 @@ def served(folder: Path, agents: dict[str, str], *flags: str, **limits):
     )  # fmt: skip
     table = serve.open_table(args)
     app = make_app(table, task=args.task, limits=Limits(**limits), key=KEY)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        with in_thread(app) as url:
+            yield url
     finally:
-        server.should_exit = True
-        thread.join(10)
         for seat in (table.leader, *table.team):
             seat.batcher.close()
 
@@ -113,11 +107,7 @@ def played(texts: list[str]) -> list[list]:
     leader = players.pop("boss")
     questions = [fake.Question(question_id("exact", text), "exact", text, "") for text in texts]
     team = list(players.values())
-    return leader_team(team, [leader], questions, load_template("compact"), rounds=3, settled=settled)["leader"]
-
-
-def settled(question, last: str, now: str) -> bool:
-    return extract_answer(last) is not None and extract_answer(last) == extract_answer(now)
+    return leader_team(team, [leader], questions, load_template("compact"), rounds=3, settled=Judge().settled)["leader"]
 
 
 def test_answers_are_those_of_the_rounds_in_evaluation(client):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -15,6 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.serving import as_program, wait_for
 
 FAKE = ROOT / "tests" / "fake_players.py"
 pytestmark = pytest.mark.slow  # imports of a new process
@@ -23,27 +21,12 @@ pytestmark = pytest.mark.slow  # imports of a new process
 def test_sigterm_finishes_what_is_under_way_and_the_key_is_in_no_log(tmp_path):
     entries = [{"name": name, "engine": "callable", "model": f"{FAKE}:{name}"} for name in ("ann", "bob")]
     (tmp_path / "team.yaml").write_text(yaml.safe_dump({"agents": entries}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        *[sys.executable, "-m", "openrlhf_mlpo.cli.serve", "--leader", f"callable:{FAKE}:boss", "--port", str(port)],
-        *["--team", str(tmp_path / "team.yaml"), "--template", "compact", "--rounds", "1", "--api_key_env", "SERVED"],
-    ]
+    flags = ["--leader", f"callable:{FAKE}:boss", "--team", str(tmp_path / "team.yaml"), "--template", "compact"]
+    flags += ["--rounds", "1", "--api_key_env", "SERVED"]
     env = {**os.environ, "SERVED": "sk-never-shown", "FAKE_SLEEP": "0.7"}
-    log = tmp_path / "log"
-    url, headers = f"http://127.0.0.1:{port}", {"authorization": "Bearer sk-never-shown"}
-    with log.open("w") as out:
-        server = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.time() + 60
-        while time.time() < deadline:
-            try:
-                if httpx.get(f"{url}/health").status_code == 200:
-                    break
-            except httpx.TransportError:
-                assert server.poll() is None, log.read_text()
-                time.sleep(0.1)
+    log, headers = tmp_path / "log", {"authorization": "Bearer sk-never-shown"}
+    with as_program(log, *flags, env=env) as (server, url):
+        wait_for(server, url, log, 60)
         body = {"model": "leader-team", "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
         replies = []
 
@@ -59,7 +42,5 @@ def test_sigterm_finishes_what_is_under_way_and_the_key_is_in_no_log(tmp_path):
         assert server.wait(30) in (0, -signal.SIGTERM)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{url}/health")
-    finally:
-        server.kill()
-    assert "sk-never-shown" not in log.read_text() and f"127.0.0.1:{port}" in log.read_text()
+    assert "sk-never-shown" not in log.read_text() and url in log.read_text()
     assert "Traceback" not in log.read_text()

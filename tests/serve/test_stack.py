@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 
-import httpx
 import openai
 import pytest
 import yaml
@@ -19,6 +15,7 @@ from openrlhf_mlpo import cpu
 from openrlhf_mlpo.files import read_rows, write_jsonl
 from openrlhf_mlpo.questions import Question
 from tests.conftest import ROOT
+from tests.serving import as_program, wait_for
 from tests.tiny import make_tiny_model
 
 pytestmark = [
@@ -27,12 +24,6 @@ pytestmark = [
     pytest.mark.skipif(not cpu.use_cpu(), reason="written for the CPU runtime"),
 ]
 FLAGS = ["--rounds", "2", "--template", "compact", "--task", "bbh", "--max_new_tokens", "24"]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_served_answers_are_those_of_evaluation(tmp_path):
@@ -44,44 +35,16 @@ def test_served_answers_are_those_of_evaluation(tmp_path):
     kind = {"task": "bbh", "subtask": "boolean_expressions", "answer": "False"}
     rows = [{**kind, "question": f"not ( True ) {'and False ' * n}is"} for n in range(8)]
     write_jsonl(tmp_path / "questions.jsonl", rows)
-    command = [
-        sys.executable,
-        "-m",
-        "openrlhf_mlpo.cli.serve",
-        "--leader",
-        model,
-        "--team",
-        str(tmp_path / "team.yaml"),
-    ]
-    port = free_port()
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen([*command, *FLAGS, "--port", str(port)], cwd=ROOT, stdout=log, stderr=log)
-    try:
-        evaluate = [
-            sys.executable,
-            "eval/evaluate.py",
-            "--leader",
-            model,
-            "--team",
-            str(tmp_path / "team.yaml"),
-            *FLAGS,
-        ]
-        evaluate += ["--questions", str(tmp_path / "questions.jsonl"), "--early_stop", "--methods", "leader_team"]
-        done = subprocess.run(
-            [*evaluate, "--out", str(tmp_path / "eval")], cwd=ROOT, capture_output=True, text=True, env=os.environ
-        )
+    flags, log = ["--leader", model, "--team", str(tmp_path / "team.yaml"), *FLAGS], tmp_path / "log"
+    with as_program(log, *flags) as (server, url):
+        evaluate = [sys.executable, "eval/evaluate.py", *flags, "--questions", str(tmp_path / "questions.jsonl")]
+        evaluate += ["--early_stop", "--methods", "leader_team", "--out", str(tmp_path / "eval")]
+        done = subprocess.run(evaluate, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
-        deadline = time.time() + 240
-        while True:
-            assert server.poll() is None and time.time() < deadline, (tmp_path / "log").read_text()[-3000:]
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.5)
+        wait_for(server, url, log, 240)
 
         async def every() -> list:
-            async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
                 asks = [
                     client.chat.completions.create(
                         model="leader-team", messages=[{"role": "user", "content": row["question"]}]
@@ -91,9 +54,6 @@ def test_served_answers_are_those_of_evaluation(tmp_path):
                 return await asyncio.gather(*asks)
 
         replies = asyncio.run(every())
-    finally:
-        server.terminate()
-        server.wait(60)
     texts = {row["question"]: reply.choices[0].message.content for row, reply in zip(rows, replies, strict=True)}
     played = {t["question"]: t["turns"] for _, t in read_rows(tmp_path / "eval" / "transcripts.jsonl")}
     assert texts == {question: turns[-1]["text"] for question, turns in played.items()}
