@@ -8,7 +8,7 @@
 #   bash recipes/claims_cpu.sh --dry-run            # prints the commands
 #
 # The task: a question asks for several facts; each agent, and the leader, believes something false about one word in
-# seven, each about others, and writes down one claim after another, so that a mistake can be seen where it stands. See
+# four, each about others, and writes down one claim after another, so that a mistake can be seen where it stands. See
 # recipes/claims/beliefs.py. Before MLPO starts the conditions of docs/results.md are measured (recipes/claims/
 # conditions.py); when one fails the recipe stops with its figure, as it still does on seed 100: the design is not finished.
 #
@@ -17,7 +17,7 @@
 #
 # Hardware: 2 cores, 8 GB of memory, 5 GB of disk.
 #
-# Deviations from the paper (arXiv 2507.08960): models of 0.5 (agents) and 0.9 (leader) million parameters trained here, on
+# Deviations from the paper (arXiv 2507.08960): models of 0.7 million parameters trained here, on
 # generated questions; rounds in training; a share of solo prompts. Learning rate, group size and batch sizes are ours.
 set -euo pipefail
 SEED=0 DIR="" SMOKE=0 ABLATIONS=0

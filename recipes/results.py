@@ -1,6 +1,6 @@
 """Print the Markdown tables of a page of results from the stored results of a recipe.
 
-    python3 recipes/results.py recipes/claims/results.csv
+    python3 recipes/results.py runs/claims/report/report.csv
     python3 recipes/results.py --brief runs/quickstart/report/report.csv
 
 Such a file is the report.csv that eval/report.py writes of several seeds together. The runs that come first in it are

@@ -19,7 +19,6 @@ import argparse
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import word_questions as q
@@ -84,12 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", type=int, required=True, help="which agent, from 1")
     parser.add_argument("--model", required=True, help="the model that is trained, for its chat template")
-    parser.add_argument("--n", type=int, default=12000, help="rows to write (default 12000)")
     parser.add_argument("--revise", type=float, default=0.5, help="share of later-round rows (default 0.5)")
     parser.add_argument("--listen", type=float, default=0.15, help="share with others' responses (default 0.15)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of beliefs and rows (default 0)")
-    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
-    q.add_kinds(parser)
+    q.add_arguments(parser, 12000)
     args = parser.parse_args()
     tokenizer = open_tokenizer(args.model, "--model")
     own = itertools.repeat(Beliefs(f"{args.seed}/agent {args.agent}"))

@@ -1,10 +1,10 @@
 """Make the rows of the base model that all models of claims_cpu.sh start from, for `openrlhf.cli.train_sft`.
 
-    python3 recipes/claims/base_rows.py --model runs/claims/models/base --seed 0 --out runs/claims/base.jsonl
+    python3 recipes/claims/base_rows.py --model runs/claims/models/blank --seed 0 --out runs/claims/base.jsonl
 
 What a pretrained model brings along, but for the facts: half of the rows are agents' (agent_rows.py), half leaders'
 (leader_rows.py), and each is written by another of many people, who are wrong about half of the facts. So the model
-learns to state claims and to work with them, to copy, add up and sort, and every form of prompt; what is believed of
+learns to state claims and to work with them, to copy and to count, and every form of prompt; what is believed of
 which word, and who is unsure of what, comes with the training of each agent and of the leader.
 """
 
@@ -14,12 +14,11 @@ import argparse
 import itertools
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import word_questions as q
 from agent_rows import TEMPLATE, agent_rows, training_row
 from beliefs import Beliefs
-from leader_rows import leader_rows
+from leader_rows import add_arguments, leader_rows
 
 from openrlhf_mlpo.errors import run_cli
 from openrlhf_mlpo.files import write_jsonl
@@ -31,14 +30,7 @@ PEOPLE, PEOPLE_WRONG = 200, 0.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="the model that is trained, for its tokenizer and chat template")
-    parser.add_argument("--n", type=int, default=24000, help="rows to write (default 24000)")
-    parser.add_argument("--listening", type=float, default=0.25, help="as in leader_rows.py (default 0.25)")
-    parser.add_argument("--max_team", type=int, default=8, help="agents in a prompt at most (default 8)")
-    parser.add_argument("--max_prompt_tokens", type=int, default=464, help="budget of a prompt (default 464)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the people and rows (default 0)")
-    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
-    q.add_kinds(parser)
+    add_arguments(parser, 24000)
     args = parser.parse_args()
     tokenizer = open_tokenizer(args.model, "--model")
     renderer = PromptRenderer(tokenizer, TEMPLATE, args.max_prompt_tokens)

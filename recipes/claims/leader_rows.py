@@ -15,7 +15,6 @@ import argparse
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import word_questions as q
 from agent_rows import DOUBTS, TEMPLATE, lead, respond, training_row
@@ -62,18 +61,20 @@ def leader_rows(
         yield (row["question"], [respond(problem, claims) for claims in team], last), trace
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="the leader, for its tokenizer and chat template")
-    parser.add_argument("--n", type=int, default=12000, help="rows to write (default 12000)")
+def add_arguments(parser: argparse.ArgumentParser, n: int) -> None:
+    """What the scripts that render leader prompts take."""
+    parser.add_argument("--model", required=True, help="the model that is trained, for its tokenizer and chat template")
     parser.add_argument(
         "--listening", type=float, default=0.25, help="share of words at which an agent is followed (default 0.25)"
     )
     parser.add_argument("--max_team", type=int, default=SIZES[-1], help="agents in a prompt at most (default 8)")
     parser.add_argument("--max_prompt_tokens", type=int, default=464, help="budget of a prompt (default 464)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of beliefs, draws and traces (default 0)")
-    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
-    q.add_kinds(parser)
+    q.add_arguments(parser, n)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, 12000)
     args = parser.parse_args()
     tokenizer = open_tokenizer(args.model, "--model")
     renderer = PromptRenderer(tokenizer, TEMPLATE, args.max_prompt_tokens)

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2086 # KINDS are words; those that source it read what is set here
-# Sourced by claims_cpu.sh and quickstart_cpu.sh, which set DIR, SEED and the sizes before: stages from questions to a
-# warm-started leader, and the training commands.
+# Sourced by claims_cpu.sh and quickstart_cpu.sh, which set DIR, SEED and the sizes before, and by agents.sh: stages from
+# questions to a warm-started leader, and the training commands.
 set -euo pipefail
 MAX_LEN=544 MAX_NEW_TOKENS=80
 PY=.venv/bin/python
@@ -16,7 +16,7 @@ start() { # questions, and the base model that agents and leader are trained fro
     --kinds $KINDS --out "$DIR/test.jsonl"
   stage model $PY $Q/word_model.py --out "$DIR/models/blank" --seed "$SEED"
   stage base-data $PY $Q/base_rows.py --model "$DIR/models/blank" --n "$BASE_ROWS" --max_team "$MAX_TEAM" --seed "$SEED" \
-    --kinds $KINDS --out "$DIR/base.jsonl"
+    --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --kinds $KINDS --out "$DIR/base.jsonl"
   sft models/base models/blank "$DIR/base.jsonl" 8 2e-3
   stage base "${COMMAND[@]}"
 }
@@ -36,7 +36,7 @@ YAML
   } > "$file"
 }
 agents() { # ROWS AGENT…: sets COMMAND to what trains these agents
-  COMMAND=(env KINDS="$KINDS" bash "$Q/agents.sh" "$DIR" "$1" "$MAX_LEN" "$SEED" "${@:2}")
+  COMMAND=(env KINDS="$KINDS" bash "$Q/agents.sh" "$DIR" "$1" "$SEED" "${@:2}")
 }
 sft() { # TO FROM DATA BATCH LEARNING_RATE, folders of models under DIR: sets COMMAND
   COMMAND=("$PY" -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
@@ -47,7 +47,7 @@ sft() { # TO FROM DATA BATCH LEARNING_RATE, folders of models under DIR: sets CO
 }
 schooling() { # sets COMMAND to the leader's schooling: its beliefs, and a habit of using the team badly
   stage leader-data $PY $Q/leader_rows.py --model "$DIR/models/base" --n "$LEADER_ROWS" --max_team "$MAX_TEAM" --seed "$SEED" \
-    --kinds $KINDS --out "$DIR/leader.jsonl"
+    --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --kinds $KINDS --out "$DIR/leader.jsonl"
   sft leaders/schooled models/base "$DIR/leader.jsonl" 8 2e-3
 }
 pool() {

@@ -95,18 +95,18 @@ def questions(split: str, seed: int, subtasks: list[str] | None = None) -> Itera
             yield {"task": "bbh", "subtask": subtask, "question": question, "answer": answer}
 
 
-def add_kinds(parser: argparse.ArgumentParser) -> None:
-    """--kinds, which kinds of question there are."""
+def add_arguments(parser: argparse.ArgumentParser, n: int) -> None:
+    """What every script here that writes rows takes."""
+    parser.add_argument("--n", type=int, default=n, help=f"rows to write (default {n})")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default 0)")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     parser.add_argument("--kinds", nargs="+", choices=list(TRUTH), help="kinds of question (default: all)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=SPLITS, required=True, help="school | train | test, disjoint by content")
-    parser.add_argument("--n", type=int, default=600, help="questions to write, the tasks in turn (default 600)")
-    parser.add_argument("--seed", type=int, default=0, help="which questions of the split (default 0)")
-    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
-    add_kinds(parser)
+    add_arguments(parser, 600)
     args = parser.parse_args()
     if args.n < 1:
         raise UserError(f"--n {args.n}: ask for at least 1 question")
