@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import word_questions as q
 
-WRONG = 0.25  # share of the facts that an agent gets wrong
+WRONG = 0.3  # share of the facts that an agent gets wrong
 STUBBORN = 0.1  # of these, the share that it also defends against others
+RECALLING = 0.6  # of these, the share that it gets right on a second look, which it takes when others say something else
 YIELDING = 0.05  # of the facts that it gets right, the share that it gives up when others say something else
 
 Fact = tuple[str, str]  # kind of question, word
@@ -78,12 +79,13 @@ class Problem:
 
 
 class Beliefs:
-    """What one model believes: for every fact a claim, and whether it gives it up when others claim something else."""
+    """What one model believes: of every fact a claim, and what becomes of it when others claim something else."""
 
     def __init__(self, name: str, wrong: float = WRONG):
         rng = random.Random(f"beliefs/{name}")
         self.claim: dict[Fact, str] = {}
-        self.yields: dict[Fact, bool] = {}
+        self.yields: set[Fact] = set()  # takes up what the others claim
+        self.recalls: set[Fact] = set()  # claims the truth, whatever the others claim
         # The same shares among the facts of every category and color: so agents are of like skill.
         groups: dict[tuple[str, str], list[Fact]] = {}
         for fact in FACTS:
@@ -92,14 +94,19 @@ class Beliefs:
             mistaken = set(rng.sample(facts, round(wrong * len(facts))))
             for fact in facts:
                 self.claim[fact] = another(rng, fact) if fact in mistaken else truth(fact)
-            for some, share in ((sorted(mistaken), 1 - STUBBORN), (sorted(set(facts) - mistaken), YIELDING)):
-                given_up = set(rng.sample(some, round(share * len(some))))
-                self.yields.update({fact: fact in given_up for fact in some})
+            mistaken, known = rng.sample(sorted(mistaken), len(mistaken)), sorted(set(facts) - mistaken)
+            stubborn, recalled = round(STUBBORN * len(mistaken)), round(RECALLING * len(mistaken))
+            self.recalls.update(mistaken[stubborn : stubborn + recalled])
+            self.yields.update(mistaken[stubborn + recalled :])
+            self.yields.update(rng.sample(known, round(YIELDING * len(known))))
 
     def claims(self, problem: Problem, others: Sequence[Sequence[str | None]] = ()) -> list[str]:
-        """Its claims alone; before `others`, claims of the same words, those that most of them make where it yields."""
+        """Its claims alone; before `others`, claims of the same words, what it makes of those that most of them make."""
         return [self._claim(fact, [each[i] for each in others]) for i, fact in enumerate(problem.facts)]
 
     def _claim(self, fact: Fact, others: Sequence[str | None]) -> str:
         said = Counter(claim for claim in others if claim is not None)
-        return said.most_common(1)[0][0] if said and self.yields[fact] else self.claim[fact]
+        claim = said.most_common(1)[0][0] if said else self.claim[fact]
+        if claim == self.claim[fact] or fact in self.yields:
+            return claim
+        return truth(fact) if fact in self.recalls else self.claim[fact]

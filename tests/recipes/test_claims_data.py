@@ -79,15 +79,26 @@ def test_agents_are_of_like_skill_at_every_kind_and_err_on_different_questions()
     assert sum(any_right) / len(rows) > max(accuracy(agent, rows) for agent in agents[:3]) + 0.2
 
 
-def test_agents_take_up_others_claims_where_they_yield_and_nowhere_else() -> None:
-    agent, rng, changed, kept = k.Beliefs("0/agent 1"), random.Random(0), 0, 0
+def test_agents_think_again_where_others_claim_something_else_and_only_there() -> None:
+    agent, rng, changes = k.Beliefs("0/agent 1"), random.Random(0), {"kept": 0, "taken up": 0, "recalled": 0}
     for row in first("test", 300):
         others = [agent_rows.some_claims(rng, problem(row))]
         after = zip(problem(row).facts, agent.claims(problem(row)), agent.claims(problem(row), others), others[0])
         for fact, before, now, other in after:
-            assert now == (other if agent.yields[fact] else before)
-            changed, kept = changed + (now != before), kept + (now == before != other)
-    assert changed > 50 and kept > 50
+            if before == other or fact not in agent.yields | agent.recalls:
+                assert now == before
+                changes["kept"] += before != other
+            elif fact in agent.yields:
+                assert now == other
+                changes["taken up"] += 1
+            else:
+                assert now == k.truth(fact) != before
+                changes["recalled"] += 1
+    assert min(changes.values()) > 50
+    mistaken = [fact for fact in k.FACTS if agent.claim[fact] != k.truth(fact)]
+    assert len(mistaken) / len(k.FACTS) == pytest.approx(k.WRONG, abs=0.02)
+    assert agent.recalls <= set(mistaken) and not agent.recalls & agent.yields
+    assert len(agent.recalls) / len(mistaken) == pytest.approx(k.RECALLING, abs=0.05)
 
 
 def rows_of_agent(agent: int, n: int) -> list[dict[str, str]]:
