@@ -64,7 +64,7 @@ def check_command(line: str, on_cpu: bool = False) -> Requirements:
     words, gpus, address = shlex.split(line), 1, ""
     while words:
         name = Path(words[0]).name
-        if re.match(r"[A-Za-z_]\w*=", words[0]):  # VARIABLE=value in front of a command
+        if name == "env" or re.match(r"[A-Za-z_]\w*=", words[0]):  # VARIABLE=value in front of a command
             words = words[1:]
         elif name == "srun" and "ray" in words:
             words = words[words.index("ray") :]

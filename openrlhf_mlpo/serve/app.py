@@ -35,13 +35,18 @@ class Limits:
     seconds: float = 600.0
 
 
-def error(status: int, message: str, param: str | None = None, **headers: str) -> JSONResponse:
-    """An error in OpenAI's form."""
+def content_of(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """What an error says, in OpenAI's form."""
     kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
         status, "invalid_request_error" if status < 500 else "server_error"
     )
-    content = {"error": {"message": message, "type": kind, "param": param, "code": None}}
-    return JSONResponse(content, status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return {"error": {"message": message, "type": kind, "param": param, "code": None}}
+
+
+def error(status: int, message: str, param: str | None = None, **headers: str) -> JSONResponse:
+    """A response that is an error."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return JSONResponse(content_of(status, message, param), status, headers=named)
 
 
 class Server:
@@ -229,8 +234,7 @@ async def stream(server: Server, request: ChatRequest, game: Game) -> AsyncItera
                     yield chunk({}, mlpo={"round": turn.round, "answer": game.key(turn.text)})
         except Exception as problem:
             status, message, param = failure(problem, server.limits)
-            content = {"message": message, "type": "server_error", "param": param, "code": status}
-            yield f"data: {json.dumps({'error': content})}\n\n"
+            yield f"data: {json.dumps(content_of(status, message, param))}\n\n"
             return
         assert turn is not None
         yield chunk({"content": turn.text})

@@ -194,6 +194,13 @@ def test_what_cannot_be_checked_is_refused(line):
         check_command(line)
 
 
+@pytest.mark.parametrize("before", ["", "KINDS=two\\ words ", "env ", "env KINDS=two\\ words DIR=runs "])
+def test_variables_may_stand_in_front_of_a_command(before):
+    check_command(f"{before}bash recipes/setup_cpu.sh")
+    with pytest.raises(UserError, match="rm: not a command"):
+        check_command(f"{before}rm -rf nothing")
+
+
 @pytest.mark.slow
 def test_dry_run_from_the_shell():
     """The option itself, end to end: exact commands, a count, and for a mistake one line and status 2."""

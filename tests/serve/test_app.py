@@ -29,6 +29,7 @@ from openrlhf_mlpo.team import Agent
 from openrlhf_mlpo.verify import extract_answer
 from tests import fake_players as fake
 from tests.conftest import ROOT
+from tests.fault_server import FaultServer
 from tests.serving import in_thread
 
 KEY = "sk-served-secret"
@@ -49,8 +50,15 @@ def hung(messages, *, seed, sampling):
 
 @contextmanager
 def served(folder: Path, agents: dict[str, str], *flags: str, **limits):
-    """The address of a server with `tests/fake_players.py:boss` as leader, in this process."""
+    """The address of a server with `tests/fake_players.py:boss` as leader, in this process.
+
+    `agents`: a function's place by name, or the address of an endpoint, which has the model "m".
+    """
     entries = [{"name": name, "engine": "callable", "model": model} for name, model in agents.items()]
+    for entry in entries:
+        if entry["model"].startswith("http"):
+            engine_args = {"base_url": entry["model"], "max_retries": 1, "timeout": 5.0}
+            entry.update(engine="openai", model="m", engine_args=engine_args)
     (folder / "team.yaml").write_text(yaml.safe_dump({"agents": entries}))
     args = serve.parse_args(
         ["--leader", f"callable:{FAKE}:boss", "--team", str(folder / "team.yaml"), "--rounds", "3", "--template",
@@ -260,6 +268,32 @@ def test_an_agent_that_fails_is_left_out_and_named(tmp_path):
         assert "no such host" in got.mlpo["failed_agents"]["dead"]
         assert got.mlpo["failed_agents"]["hung"] == "no response within 0.3 s"
         assert got.choices[0].message.content and metric(url, "mlpo_agent_failures_total") == 2
+
+
+def test_an_endpoint_that_is_slow_or_killed_is_left_out_until_it_is_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-agents")
+    slow, killed = FaultServer(), FaultServer()
+    with slow as slow_url, killed as killed_url:
+        agents = {"ann": TEAM["ann"], "slow": slow_url, "killed": killed_url}
+        with served(tmp_path, agents, "--agent_seconds", "1") as url:
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+
+            def failed(text: str) -> dict[str, str]:
+                got = client.chat.completions.create(model="leader-team", messages=ask(text))
+                assert got.choices[0].message.content
+                return got.mlpo["failed_agents"]
+
+            slow.delay = 0.2
+            assert failed("What is 2 + 2?") == {}
+            slow.delay = 1.5
+            assert failed("What is 2 + 3?") == {"slow": "no response within 1 s"}
+            slow.delay = 0.0
+            killed.server.shutdown()
+            killed.server.server_close()
+            reasons = failed("What is 2 + 4?")
+            assert list(reasons) == ["killed"] and "sk-of-the-agents" not in str(reasons)
+            assert metric(url, "mlpo_agent_failures_total") == 2
+            assert failed("What is 2 + 5?").keys() == {"killed"}  # the server lives, and so does the rest of the team
 
 
 def test_when_all_agents_fail_it_is_a_503_and_the_leader_still_answers(tmp_path):
