@@ -17,7 +17,7 @@ import word_questions as q
 
 WRONG = 0.3  # share of the facts that an agent gets wrong
 STUBBORN = 0.1  # of these, the share that it also defends against others
-RECALLING = 0.6  # of these, the share that it gets right on a second look, which it takes when others say something else
+RECALLING = 0.6  # of these, the share that it gets right on a second look, when others say something else
 YIELDING = 0.05  # of the facts that it gets right, the share that it gives up when others say something else
 
 Fact = tuple[str, str]  # kind of question, word
@@ -101,7 +101,7 @@ class Beliefs:
             self.yields.update(rng.sample(known, round(YIELDING * len(known))))
 
     def claims(self, problem: Problem, others: Sequence[Sequence[str | None]] = ()) -> list[str]:
-        """Its claims alone; before `others`, claims of the same words, what it makes of those that most of them make."""
+        """Its claims alone, or before `others`: in the light of what most of them claim of the same words."""
         return [self._claim(fact, [each[i] for each in others]) for i, fact in enumerate(problem.facts)]
 
     def _claim(self, fact: Fact, others: Sequence[str | None]) -> str:
