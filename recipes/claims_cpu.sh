@@ -21,16 +21,7 @@
 # generated questions; rounds in training; a share of solo prompts. Learning rate, group size and batch sizes are ours.
 set -euo pipefail
 SEED=0 DIR="" SMOKE=0 ABLATIONS=0
-option() { # sets taken, see common.sh
-  taken=1
-  case $1 in
-    --seed) [[ ${2-} =~ ^[0-9]+$ ]] || fail "--seed takes a number"; SEED=$2 taken=2 ;;
-    --dir) [[ -n ${2-} ]] || fail "--dir takes a folder"; DIR=$2 taken=2 ;;
-    --smoke) SMOKE=1 ;;
-    --ablations) ABLATIONS=1 ;;
-    *) taken=0 ;;
-  esac
-}
+VALUES="seed dir" FLAGS="smoke ablations"
 . "$(dirname "$0")/common.sh"
 DIR=${DIR:-runs/claims$SEED$( ((SMOKE)) && echo _smoke || true)}
 if ((SMOKE)); then

@@ -32,7 +32,7 @@ stage() { # NAME COMMAND… [--and COMMAND…]: run what is not done yet (recipe
   done
 }
 
-# A recipe with more options than these defines `option`, which sets `taken` to the number of words that are its own.
+# A recipe names options of its own in VALUES and FLAGS: --dir FOLDER sets DIR, --smoke sets SMOKE to 1.
 while (($#)); do
   case $1 in
     --dry-run)
@@ -43,10 +43,17 @@ while (($#)); do
       DRY_RUN=print; shift ;;
     -h | --help) sed -n '2,/^set -euo/p' "$RECIPE" | sed '$d; s/^# \{0,1\}//'; exit 0 ;;
     *)
-      taken=0
-      if declare -F option >/dev/null; then option "$@"; fi
-      ((taken)) || fail "unknown option $1; see --help. Settings are environment variables"
-      shift "$taken" ;;
+      name=${1#--}
+      if [[ " ${FLAGS-} " == *" $name "* ]]; then
+        printf -v "${name^^}" 1
+        shift
+      elif [[ " ${VALUES-} " == *" $name "* ]]; then
+        [[ -n ${2-} ]] || fail "--$name takes a value"
+        printf -v "${name^^}" %s "$2"
+        shift 2
+      else
+        fail "unknown option $1; see --help. Settings are environment variables"
+      fi ;;
   esac
 done
 [[ $RECIPE != *_cpu.sh ]] || return 0

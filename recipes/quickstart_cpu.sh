@@ -22,15 +22,7 @@
 #   3. Learning rate, group size and batch sizes are ours.
 set -euo pipefail
 SEED=0 DIR="" SMOKE=0
-option() { # sets taken, see common.sh
-  taken=1
-  case $1 in
-    --seed) [[ ${2-} =~ ^[0-9]+$ ]] || fail "--seed takes a number"; SEED=$2 taken=2 ;;
-    --dir) [[ -n ${2-} ]] || fail "--dir takes a folder"; DIR=$2 taken=2 ;;
-    --smoke) SMOKE=1 ;;
-    *) taken=0 ;;
-  esac
-}
+VALUES="seed dir" FLAGS=smoke
 . "$(dirname "$0")/common.sh"
 DIR=${DIR:-runs/quickstart$( ((SMOKE)) && echo _smoke || true)}
 if ((SMOKE)); then

@@ -8,24 +8,17 @@
 #
 # Hardware: 2 cores, 8 GB of memory.
 set -euo pipefail
-RUN="" SEED=0
-option() { # sets taken, see common.sh
-  taken=1
-  case $1 in
-    --of) [[ -n ${2-} ]] || fail "--of takes the folder of a run"; RUN=$2 taken=2 ;;
-    *) taken=0 ;;
-  esac
-}
+OF="" SEED=0 VALUES=of
 RECIPE=recipes/claims/revisions_cpu.sh
 . "$(dirname "$0")/../common.sh"
-[[ -n $RUN ]] || fail "--of takes the folder of a run of claims_cpu.sh or quickstart_cpu.sh"
-[[ -d $RUN/leaders/sft || -n $DRY_RUN ]] || fail "$RUN/leaders/sft: no such folder; it is written by the stage sft"
-DIR=$RUN/revisions SAMPLES=1 ROLLOUT_PROMPTS=32 GROUP=8 START=../../leaders/sft
+[[ -n $OF ]] || fail "--of takes the folder of a run of claims_cpu.sh or quickstart_cpu.sh"
+[[ -d $OF/leaders/sft || -n $DRY_RUN ]] || fail "$OF/leaders/sft: no such folder; it is written by the stage sft"
+DIR=$OF/revisions SAMPLES=1 ROLLOUT_PROMPTS=32 GROUP=8 START=../../leaders/sft
 . recipes/claims/stages.sh
 
 if [[ -z $DRY_RUN ]]; then
   mkdir -p "$DIR/leaders"
-  head -n 600 "$RUN/train.jsonl" > "$DIR/train.jsonl"
+  head -n 600 "$OF/train.jsonl" > "$DIR/train.jsonl"
   {
     echo "agents:"
     for agent in ann bob cyd; do echo "  - {name: $agent, engine: callable, model: $Q/revising_agents.py:answer}"; done
@@ -38,7 +31,7 @@ train rounds_1 "$START" 2
 stage rounds_2+rounds_1 "${TWO[@]}" --and "${COMMAND[@]}"
 LEADERS=()
 for name in rounds_2 rounds_1 "$START"; do LEADERS+=(--leader "$(basename "$name")=$DIR/leaders/$name"); done
-stage evaluate "$PY" eval/evaluate.py "${LEADERS[@]}" --team "$DIR/team.yaml" --task bbh --questions "$RUN/test.jsonl" \
+stage evaluate "$PY" eval/evaluate.py "${LEADERS[@]}" --team "$DIR/team.yaml" --task bbh --questions "$OF/test.jsonl" \
   --limit 300 --rounds 3 --methods leader_team,majority_vote --template compact --max_new_tokens "$MAX_NEW_TOKENS" \
   --out "$DIR/eval"
 [[ -n $DRY_RUN ]] || $PY eval/report.py "$DIR/eval" --out "$DIR/report"

@@ -8,6 +8,7 @@ Q=recipes/claims
 export OPENRLHF_MLPO_CPU=1 HF_HUB_OFFLINE=1
 
 start() { # questions, and the base model that agents and leader are trained from
+  [[ $SEED =~ ^[0-9]+$ ]] || fail "--seed takes a number"
   [[ -n $DRY_RUN ]] || bash recipes/setup_cpu.sh
   [[ -n $DRY_RUN ]] || mkdir -p "$DIR"
   stage train-questions $PY $Q/word_questions.py --split train --n "$N_TRAIN" --seed "$SEED" \

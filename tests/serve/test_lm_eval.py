@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("lm_eval"), reason="lm_eval is not on the PATH (an environment of its own)"),
 ]
 # A player works an expression out, and is wrong about some, each about others.
-PLAYERS = '''
+PLAYERS = """
 import hashlib
 
 def play(name, skill, content):
@@ -33,7 +33,7 @@ def play(name, skill, content):
 def ann(messages, *, seed, sampling): return play("ann", 0.6, messages[-1]["content"])
 def bob(messages, *, seed, sampling): return play("bob", 0.7, messages[-1]["content"])
 def boss(messages, *, seed, sampling): return play("boss", 0.75, messages[-1]["content"])
-'''
+"""
 TASK = {
     "task": "served_booleans",
     "dataset_path": "json",
@@ -61,9 +61,7 @@ def test_the_harness_and_evaluation_score_alike(tmp_path):
     assert len(rows) >= 20
     write_jsonl(tmp_path / "questions.jsonl", rows)
     (tmp_path / "players.py").write_text(PLAYERS)
-    agents = [
-        {"name": name, "engine": "callable", "model": f"{tmp_path}/players.py:{name}"} for name in ("ann", "bob")
-    ]
+    agents = [{"name": name, "engine": "callable", "model": f"{tmp_path}/players.py:{name}"} for name in ("ann", "bob")]
     (tmp_path / "team.yaml").write_text(yaml.safe_dump({"agents": agents}))
     task = {**TASK, "dataset_kwargs": {"data_files": {"test": str(tmp_path / "questions.jsonl")}}}
     (tmp_path / "tasks").mkdir()
