@@ -2,10 +2,10 @@
 
     python3 recipes/claims/base_rows.py --model runs/claims/models/blank --seed 0 --out runs/claims/base.jsonl
 
-What a pretrained model brings along, but for the facts: half of the rows are agents' (agent_rows.py), half leaders'
-(leader_rows.py), and each is written by another of many people, who are wrong about half of the facts. So the model
-learns to state claims and to work with them, to copy and to count, and every form of prompt; what is believed of
-which word, and who is unsure of what, comes with the training of each agent and of the leader.
+What a pretrained model brings along: half of the rows are agents' (agent_rows.py), half leaders' (leader_rows.py), and
+each is written by another of many people, who are wrong about half of the facts. So the model learns to state claims
+and to work with them, to copy and to count, and every form of prompt; what is believed of which word, and who is unsure
+of what, comes with the training of each agent and of the leader.
 """
 
 from __future__ import annotations
