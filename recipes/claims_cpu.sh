@@ -3,7 +3,7 @@
 #
 #   bash recipes/claims_cpu.sh --seed 100
 #   bash recipes/claims_cpu.sh --seed 0 --dir runs/claims0
-#   bash recipes/claims_cpu.sh --seed 0 --ablations # also without SFT, without rounds, without balance, and K varied
+#   bash recipes/claims_cpu.sh --seed 0 --ablations # also without SFT, without balance, and K varied
 #   bash recipes/claims_cpu.sh --smoke              # the same path in a few steps; its accuracies mean nothing
 #   bash recipes/claims_cpu.sh --dry-run            # prints the commands
 #
@@ -41,11 +41,13 @@ stage dev-questions $PY $Q/word_questions.py --split train --n "$N_DEV" --seed $
 team_file "$DIR/team.yaml" 1 2 3
 team_file "$DIR/team_unseen.yaml" "${UNSEEN[@]}"
 
-# The team, and on the other core the leader's schooling.
+# The team, and beside it the leader's schooling: as many steps in each of three processes as two cores have.
 schooling
 SCHOOLING=("${COMMAND[@]}")
-agents "$AGENT_ROWS" 1 2 3
-stage schooling+agents "${SCHOOLING[@]}" --and "${COMMAND[@]}"
+agents "$AGENT_ROWS" 1
+FIRST=("${COMMAND[@]}")
+agents "$AGENT_ROWS" 2 3
+stage schooling+agents "${SCHOOLING[@]}" --and "${FIRST[@]}" --and "${COMMAND[@]}"
 pool
 warm_start
 stage sft "${COMMAND[@]}"
@@ -60,23 +62,27 @@ CONDITIONS=("$PY" "$Q/conditions.py" --greedy "$DIR/dev_greedy" --sampled "$DIR/
 ((!SMOKE)) || CONDITIONS+=(--warn)
 stage conditions "${CONDITIONS[@]}"
 
-# MLPO with rounds; beside it plain GRPO without a team, on as many leader outputs and on at least as many generated
-# tokens (twice the outputs: the team's tokens are fewer than the leader's).
+# MLPO with rounds, and on as many leader outputs without; plain GRPO without a team, on as many leader outputs and on
+# at least as many generated tokens (twice the outputs: the team's tokens are fewer than the leader's).
 ROUNDS_FLAGS=(--mlpo.rounds 3 --mlpo.team "$DIR/team.yaml" --mlpo.solo_fraction 0.3)
 train mlpo sft "$EPISODES" "${ROUNDS_FLAGS[@]}"
 MLPO_RUN=("${COMMAND[@]}")
 train grpo sft $((2 * EPISODES)) --mlpo.solo_fraction 1
-GRPO_RUN=("${COMMAND[@]}")
-stage mlpo+grpo "${MLPO_RUN[@]}" --and "${GRPO_RUN[@]}"
+stage mlpo+grpo "${MLPO_RUN[@]}" --and "${COMMAND[@]}"
+train no_rounds sft $((2 * EPISODES)) --mlpo.solo_fraction 0.3
+NO_ROUNDS=("${COMMAND[@]}")
 train grpo_tokens sft $((4 * EPISODES)) --mlpo.solo_fraction 1
-GRPO_RUN=("${COMMAND[@]}")
-agents $((AGENT_ROWS / 2)) "${UNSEEN[@]}"
-stage grpo_tokens+agents "${GRPO_RUN[@]}" --and "${COMMAND[@]}"
+stage no_rounds+grpo_tokens "${NO_ROUNDS[@]}" --and "${COMMAND[@]}"
+agents $((AGENT_ROWS / 2)) "${UNSEEN[@]:0:4}"
+FIRST=("${COMMAND[@]}")
+agents $((AGENT_ROWS / 2)) "${UNSEEN[@]:4}"
+stage unseen-agents "${FIRST[@]}" --and "${COMMAND[@]}"
 
-LEADERS=(--leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft" --leader grpo="$DIR/leaders/grpo"
-  --leader grpo_tokens="$DIR/leaders/grpo_tokens" --leader base="$DIR/leaders/schooled")
-LIMITS=(--leader_methods "mlpo=leader_team,leader_solo,leader_vote"
-  --leader_methods "untrained=leader_team,leader_solo")
+LEADERS=(--leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft")
+for name in no_rounds grpo grpo_tokens; do LEADERS+=(--leader "$name=$DIR/leaders/$name"); done
+LEADERS+=(--leader base="$DIR/leaders/schooled")
+LIMITS=(--leader_methods "mlpo=leader_team,leader_solo,leader_vote")
+for name in untrained no_rounds; do LIMITS+=(--leader_methods "$name=leader_team,leader_solo"); done
 for name in grpo grpo_tokens base; do LIMITS+=(--leader_methods "$name=leader_solo"); done
 TEST=("${EVALUATE[@]}" --team "$DIR/team.yaml" --questions "$DIR/test.jsonl" --rounds "$ROUNDS" --pool "$DIR/pool")
 METHODS=leader_team,leader_solo,agent,majority_vote,best_agent,router,oracle
@@ -96,14 +102,12 @@ if ((ABLATIONS)); then
     train "$@"
     ABLATED+=(--leader "$1=$DIR/leaders/$1")
   }
-  ablation no_rounds sft $((2 * EPISODES)) --mlpo.solo_fraction 0.3 # as many leader outputs
-  NO_ROUNDS=("${COMMAND[@]}")
   ablation mlpo_no_sft schooled "$EPISODES" "${ROUNDS_FLAGS[@]}"
-  stage no_rounds+no_sft "${NO_ROUNDS[@]}" --and "${COMMAND[@]}"
+  NO_SFT=("${COMMAND[@]}")
   ablation varied_size sft "$EPISODES" "${ROUNDS_FLAGS[@]}" --mlpo.team_size 1-3
-  VARIED=("${COMMAND[@]}")
+  stage no_sft+varied_size "${NO_SFT[@]}" --and "${COMMAND[@]}"
   ablation no_balance sft "$EPISODES" "${ROUNDS_FLAGS[@]}" --mlpo.carry sampled
-  stage varied_size+no_balance "${VARIED[@]}" --and "${COMMAND[@]}"
+  stage no_balance "${COMMAND[@]}"
   stage evaluate-ablations "${TEST[@]}" "${LEADERS[@]:0:4}" "${ABLATED[@]}" --methods "$METHODS" --label ablations \
     --out "$DIR/eval_ablations"
   REPORTS+=("$DIR/eval_ablations")

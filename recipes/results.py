@@ -18,7 +18,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from eval.reporting.claims import GRPO, GRPO_TOKENS, UNTRAINED, Pair, step_pairs  # noqa: E402
+from eval.reporting.claims import GRPO, GRPO_TOKENS, NO_ROUNDS, UNTRAINED, Pair, step_pairs  # noqa: E402
 from eval.reporting.markdown import arrows, difference, table  # noqa: E402
 from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, System  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
@@ -28,6 +28,7 @@ SOLO = System("leader_solo", "mlpo")
 ROWS = {
     "leader + team, after MLPO": TEAM,
     "leader + team, before MLPO": BEFORE,
+    "leader + team, after MLPO on round 0 only": System("leader_team", NO_ROUNDS),
     "majority vote": MAJORITY,
     "best agent": BEST,
     "router": ROUTER,

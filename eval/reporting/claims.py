@@ -13,8 +13,10 @@ import pandas as pd
 from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System
 from eval.reporting.stats import FAILS, FEW, HOLDS, OPEN, UNTESTED, holm, paired, verdict
 
-# Names of leaders with a meaning; grpo_tokens: plain GRPO on as many generated tokens, the team's counted.
+# Names of leaders with a meaning; grpo_tokens: plain GRPO on as many generated tokens, the team's counted; no_rounds:
+# MLPO that has met round 0 only, on as many leader outputs.
 UNTRAINED, GRPO, GRPO_TOKENS, BASE, NO_SFT = "untrained", "grpo", "grpo_tokens", "base", "mlpo_no_sft"
+NO_ROUNDS = "no_rounds"
 MARGIN = 0.03  # what "not below" allows
 CLAIMS = {
     "a": "leader + team beats the best agent, majority vote, the untrained leader with the same team, and where they "
@@ -150,8 +152,9 @@ def step_pairs(leaders: Sequence[str]) -> list[tuple[Pair, str]]:
         GRPO: (f"{sft}GRPO", (UNTRAINED,)),
         GRPO_TOKENS: (f"{sft}GRPO, as many tokens", (UNTRAINED,)),
         NO_SFT: ("MLPO without SFT", (BASE,)),
+        NO_ROUNDS: (f"{sft}MLPO on round 0 only", (UNTRAINED,)),
     }
-    steps = {**steps, first: (f"{sft}MLPO", (UNTRAINED, GRPO, GRPO_TOKENS, NO_SFT, BASE))}
+    steps = {**steps, first: (f"{sft}MLPO", (UNTRAINED, GRPO, GRPO_TOKENS, NO_ROUNDS, NO_SFT, BASE))}
     return [
         (Pair(System(method, leader, round=number), System(method, before, round=number)), what)
         for method, number in (("leader_team", 0), ("leader_team", None), ("leader_solo", None))
