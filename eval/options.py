@@ -143,6 +143,8 @@ def methods_of(args: argparse.Namespace, leaders: dict[str, str]) -> tuple[str, 
             raise UserError(f"--methods {method} needs --team TEAM.yaml")
         if method == "router" and not args.pool:
             raise UserError("--methods router needs --pool POOL, from which it reads the best agent of each kind")
+        if method == "team_vote" and "leader_team" not in methods:
+            raise UserError("--methods team_vote needs leader_team, whose rounds show the responses that vote")
         if method == "mixture_of_agents":
             args.aggregator = args.aggregator or "untrained"
             if args.aggregator not in leaders:

@@ -1,6 +1,6 @@
 """The methods that an evaluation compares: `METHODS`, by name, one function each.
 
-A method takes all questions through a `Play` and records a row per question (leader_team and debate: per round). A
+A method takes all questions through a `Play` and records a row per question, or per round of those that have rounds. A
 row's cost is what the method would use on its own, also where its generations are shared with others.
 """
 
@@ -128,6 +128,17 @@ def leader_team(play: Play) -> None:
             play.record.transcript(i, "leader_team", turns, leader.name)
 
 
+def team_vote(play: Play) -> None:
+    """The vote of the responses that each round of leader_team shows the leader: what it has to add to."""
+    for name, episodes in play.rounds.items():
+        for i, episode in enumerate(episodes):
+            for t in range(play.config.rounds):
+                before = [turn for each in episode[:t] for turn in (*each.responses, each.output)]
+                now = episode[min(t, len(episode) - 1)].responses
+                turns = [*before, *now] if t < len(episode) else before
+                play.record.elected(i, "team_vote", now, turns, leader=name, round=t)
+
+
 def leader_solo(play: Play) -> None:
     """The leader alone, one output."""
     for leader in play.playing("leader_solo"):
@@ -149,7 +160,7 @@ def leader_vote(play: Play) -> None:
 METHODS: dict[str, Callable[[Play], None]] = {
     method.__name__: method
     for method in (
-        agent, best_agent, router, majority_vote, oracle, leader_team, leader_solo, leader_vote, debate,
+        agent, best_agent, router, majority_vote, oracle, leader_team, team_vote, leader_solo, leader_vote, debate,
         mixture_of_agents,
     )
 }  # fmt: skip

@@ -15,7 +15,7 @@ from openrlhf_mlpo.team import load_team
 from openrlhf_mlpo.train.paths import path_problems, reward_problems
 
 ESTIMATORS = ("dr_grpo", "group_norm", "rloo", "reinforce_baseline")
-CARRY = ("balanced", "sampled")
+CARRY = ("balanced", "wrong", "sampled")
 LOSS_NORMS = ("constant", "token-mean", "seq-mean-token-mean")
 
 # Flags of OpenRLHF that do nothing beside --mlpo.pool ("critic" is all of --critic.*), and why. They are refused, as

@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mlpo.carry",
         choices=CARRY,
         default="balanced",
-        help="which output of a group goes on: a right or a wrong one with equal chance, or as sampled "
-        "(default: balanced)",
+        help="which output of a group goes on where it has right and wrong ones: either with equal chance, a wrong "
+        "one, or as sampled (default: balanced)",
     )
     group.add_argument(
         "--mlpo.team_failures",

@@ -140,8 +140,8 @@ class TrainingTeam:
 class LaterRounds:
     """Makes the prompts of rounds t > 0 of one rollout batch, and remembers the state behind each.
 
-    `carry`: which output of a group goes on: "balanced" (right or wrong with equal chance where the group has both) or
-    "sampled" (any, as likely as the leader gives it).
+    `carry`: which output of a group goes on, where it has right and wrong ones: "balanced" (either with equal chance),
+    "wrong" (a wrong one) or "sampled" (any, as likely as the leader gives it).
     """
 
     def __init__(self, team: TrainingTeam, renderer: PromptRenderer, tokenizer, *, carry: str, rng: random.Random):
@@ -168,11 +168,14 @@ class LaterRounds:
         outputs = sorted(group, key=lambda experience: self._text(experience))
         self.rng.shuffle(outputs)
         sides = [[e for e in outputs if is_correct(e)], [e for e in outputs if not is_correct(e)]]
-        if self.carry == "balanced" and all(sides):
+        if self.carry == "sampled" or not all(sides):
+            return outputs
+        if self.carry == "balanced":
             self.rng.shuffle(sides)
-            first = sides[0][0]
-            return [first, *(e for e in outputs if e is not first)]
-        return outputs
+        else:  # the wrong ones stand last
+            sides.reverse()
+        first = sides[0][0]
+        return [first, *(e for e in outputs if e is not first)]
 
     def _text(self, experience: Experience) -> str:
         return output_text(experience, 0, self.tokenizer)

@@ -141,6 +141,21 @@ def test_router_of_kinds_that_the_pool_lacks_and_of_part_of_a_team(tmp_path):
         run_methods(config, fake.team("ann"), [], QUESTIONS)
 
 
+def test_the_team_votes_again_in_every_round(everything):
+    grouped, transcripts, _ = everything
+    for transcript in (t for t in transcripts if t["method"] == "leader_team"):
+        for t in range(3):
+            turns = transcript["turns"][: 4 * t + 3]
+            row = grouped["team_vote", transcript["leader"], "", "", t][transcript["id"]]
+            counts = Counter(turn["answer"] for turn in turns[-3:] if turn["answer"] is not None)
+            assert counts[row["answer"]] == max(counts.values()) and row["generations"] == len(turns)
+            right = {turn["answer"]: turn["correct"] for turn in turns[-3:]}
+            assert row["correct"] == right[row["answer"]]
+            if t == 0:
+                first = grouped["majority_vote", "", "", "", None][transcript["id"]]
+                assert (row["answer"], row["correct"]) == (first["answer"], first["correct"])
+
+
 def test_whom_a_leader_follows(everything):
     grouped, transcripts, _ = everything
     asked = [t for t in transcripts if t["method"] == "leader_team" and t["leader"] == "mlpo"]
@@ -642,6 +657,7 @@ def test_killed_and_resumed_equals_undisturbed(files):
         (["--engine_args", "mlpo=[1]"], "--engine_args of mlpo [1]: not a JSON object"),
         (["--chat_template_kwargs", "no"], "--chat_template_kwargs no: not a JSON object"),
         (["--methods", "router"], "--methods router needs --pool"),
+        (["--methods", "team_vote"], "--methods team_vote needs leader_team"),
         (["--methods", "router", "--pool", "missing"], "--pool missing: no pool here"),
         (["--columns", "question"], "--columns 'question'"),
         (["--columns", "prompt=q"], "--columns: 'prompt' is no column of ours"),

@@ -273,15 +273,16 @@ def test_thinking_that_the_prompt_opened_goes_on_with_the_output(tokenizer):
         assert later._text(SimpleNamespace(prompts=[prompt], sequences=tokens, action_mask=mask)) == text
 
 
-def test_balanced_states_are_half_right(engine, tokenizer, pool):
-    """Half of the stub's outputs are right in every group, so a fair coin decides."""
+@pytest.mark.parametrize(("carry", "low", "high"), [("balanced", 0.2, 0.8), ("wrong", 0.0, 0.0), ("sampled", 0.2, 0.8)])
+def test_which_output_goes_on(engine, tokenizer, pool, carry, low, high):
+    """Half of the stub's outputs are right in every group: a fair coin decides, or a wrong one goes on."""
     labels = [
         json.loads(group[0].labels[0])
-        for groups, _ in batches(generator(engine, tokenizer, pool, 2, mlpo={"later_share": 0.5}))
+        for groups, _ in batches(generator(engine, tokenizer, pool, 2, mlpo={"later_share": 0.5, "carry": carry}))
         for group in groups
     ]
     states = [label["last_correct"] for label in labels if label["round"]]
-    assert 0.2 < sum(states) / len(states) < 0.8
+    assert low <= sum(states) / len(states) <= high
 
 
 def test_solo_prompts_stay_in_round_0(engine, tokenizer, pool):
