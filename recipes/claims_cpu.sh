@@ -7,10 +7,10 @@
 #   bash recipes/claims_cpu.sh --smoke              # the same path in a few steps; its accuracies mean nothing
 #   bash recipes/claims_cpu.sh --dry-run            # prints the commands
 #
-# The task: a question asks for several facts; each agent, and the leader, believes something false about one word in
-# four, each about others, and writes down one claim after another, so that a mistake can be seen where it stands. See
+# The task: a question asks for several facts; each agent, and the leader, believes something false about three in ten,
+# each about others, and writes down one claim after another, so that a mistake can be seen where it stands. See
 # recipes/claims/beliefs.py. Before MLPO starts the conditions of docs/results.md are measured (recipes/claims/
-# conditions.py); when one fails the recipe stops with its figure, as it still does on seed 100: the design is not finished.
+# conditions.py); when one fails the recipe stops with its figure.
 #
 # Watch: "reward" beside the mlpo bar, accuracy by round in DIR/tensorboard. Expect: DIR/report/report.md. Stopped, the
 # same command goes on after the last finished stage.
@@ -28,7 +28,7 @@ if ((SMOKE)); then
   N_TRAIN=96 N_TEST=40 N_DEV=20 BASE_ROWS=320 AGENT_ROWS=160 LEADER_ROWS=160 SFT_ROWS=32 SFT_RATE=2e-4 EPISODES=1 ROLLOUT_PROMPTS=32
   GROUP=4 ROUNDS=2 SAMPLES=1 UNSEEN_TEST=20
 else
-  N_TRAIN=1200 N_TEST=1000 N_DEV=500 BASE_ROWS=24000 AGENT_ROWS=14000 LEADER_ROWS=16000 SFT_ROWS=400 SFT_RATE=2e-4 EPISODES=2
+  N_TRAIN=1200 N_TEST=1000 N_DEV=500 BASE_ROWS=24000 AGENT_ROWS=16000 LEADER_ROWS=16000 SFT_ROWS=400 SFT_RATE=2e-4 EPISODES=3
   ROLLOUT_PROMPTS=32 GROUP=8 ROUNDS=3 SAMPLES=2 UNSEEN_TEST=500
 fi
 UNSEEN=(4 5 6 7 8 9 10 11)
@@ -85,9 +85,9 @@ LIMITS=(--leader_methods "mlpo=leader_team,leader_solo,leader_vote")
 for name in untrained no_rounds; do LIMITS+=(--leader_methods "$name=leader_team,leader_solo"); done
 for name in grpo grpo_tokens base; do LIMITS+=(--leader_methods "$name=leader_solo"); done
 TEST=("${EVALUATE[@]}" --team "$DIR/team.yaml" --questions "$DIR/test.jsonl" --rounds "$ROUNDS" --pool "$DIR/pool")
-METHODS=leader_team,leader_solo,agent,majority_vote,best_agent,router,oracle
+METHODS=leader_team,team_vote,leader_solo,agent,majority_vote,best_agent,router,oracle
 TEST_UNSEEN=("${EVALUATE[@]}" "${LEADERS[@]:0:4}" --team "$DIR/team_unseen.yaml" --questions "$DIR/test.jsonl"
-  --limit "$UNSEEN_TEST" --rounds 2 --methods "leader_team,agent,majority_vote,best_agent,oracle" --team_size "1,3,5,8"
+  --limit "$UNSEEN_TEST" --rounds 2 --methods "leader_team,team_vote,agent,majority_vote,best_agent,oracle" --team_size "1,3,5,8"
   --label "unseen team" --out "$DIR/eval_unseen")
 stage evaluate "${TEST[@]}" "${LEADERS[@]}" "${LIMITS[@]}" --methods "$METHODS,leader_vote,mixture_of_agents" \
   --budget generations --label greedy --out "$DIR/eval" \

@@ -49,7 +49,7 @@ stage mlpo "${COMMAND[@]}"
 # 'untrained' is the leader after SFT, before MLPO. Leaders are decoded greedily, agents at temperature 0.2.
 stage evaluate "$PY" eval/evaluate.py --leader mlpo="$DIR/leaders/mlpo" --leader untrained="$DIR/leaders/sft" \
   --team "$DIR/team.yaml" --task bbh --questions "$DIR/test.jsonl" --rounds "$ROUNDS" --pool "$DIR/pool" \
-  --methods leader_team,leader_solo,agent,majority_vote,best_agent,router,oracle \
+  --methods leader_team,team_vote,leader_solo,agent,majority_vote,best_agent,router,oracle \
   --template compact --max_new_tokens "$MAX_NEW_TOKENS" --seed "$SEED" --label quickstart --out "$DIR/eval"
 stage report $PY eval/report.py "$DIR/eval" --training "$DIR/tensorboard" --out "$DIR/report"
 if [[ -z $DRY_RUN ]]; then

@@ -30,6 +30,8 @@ ROWS = {
     "leader + team, before MLPO": BEFORE,
     "leader + team, after MLPO on round 0 only": System("leader_team", NO_ROUNDS),
     "majority vote": MAJORITY,
+    "vote of the responses that the leader was shown, after MLPO": System("team_vote", "mlpo"),
+    "vote of the responses that the leader was shown, before MLPO": System("team_vote", UNTRAINED),
     "best agent": BEST,
     "router": ROUTER,
     "leader alone, after MLPO": SOLO,

@@ -10,7 +10,7 @@ import pandas as pd
 from eval.reporting import analysis
 from eval.reporting.across import Group
 from eval.reporting.claims import CLAIMS, GRPO, UNTRAINED, Pair, claims, step_pairs
-from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, Run, System
+from eval.reporting.runs import BEST, IN_ROUNDS, MAJORITY, ORACLE, ROUTER, Run, System
 from eval.reporting.stats import UNTESTED
 from openrlhf_mlpo.text import markdown_table
 
@@ -107,13 +107,14 @@ def overview(group: Group) -> list[Block]:
     team, before = System("leader_team", leader), System("leader_team", UNTRAINED)
     solos = [System("leader_solo", name) for name in (leader, UNTRAINED, GRPO)]
     equal = [system for system in runs[0].table if system.budget == "generations"]
-    usual = dict.fromkeys([team, before, MAJORITY, BEST, ROUTER, *solos, *equal, *runs[0].table])
+    votes = [MAJORITY, BEST, ROUTER, System("team_vote", leader)]
+    usual = dict.fromkeys([team, before, *votes, *solos, *equal, *runs[0].table])
     shown = [system for system in usual if all(run.has(system) for run in runs)]
     ceiling = [ORACLE] if ORACLE in shown else []
     costs, rows = [analysis.systems(run)["tokens"] for run in runs], []
     for system in [*[s for s in shown if s != ORACLE][: 10 - len(ceiling)], *ceiling]:
         level = analysis.accuracy(runs, system)
-        rounds = runs[0].rounds(system) if system.method == "leader_team" else [None]
+        rounds = runs[0].rounds(system) if system.method in IN_ROUNDS else [None]
         by_round = arrows(analysis.accuracy(runs, system.at(number))["accuracy"] for number in rounds)
         tokens = sum(cost[system] for cost in costs) / len(runs)
         rows.append({"system": system, **level, "accuracy": by_round, "tokens": tokens})

@@ -41,6 +41,7 @@ class System:
         return replace(self, round=number)
 
 
+IN_ROUNDS = ("leader_team", "team_vote")  # methods of which every round is a result, not a means to the last
 MAJORITY, BEST, ROUTER, ORACLE = map(System, ("majority_vote", "best_agent", "router", "oracle"))
 
 

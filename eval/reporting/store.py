@@ -10,6 +10,7 @@ import pandas as pd
 from eval.reporting import analysis
 from eval.reporting.across import Group, teams
 from eval.reporting.claims import claims
+from eval.reporting.runs import IN_ROUNDS
 from eval.reporting.stats import UNTESTED
 
 COLUMNS = "runs seed metric system round against against_round agents_right claim value low high n p verdict".split()
@@ -54,7 +55,7 @@ def group_rows(group: Group) -> Iterator[dict]:
     for tests, (runs, seed) in zip(group.columns().values(), members, strict=False):
         head = {"runs": group.title, "seed": seed}
         for system in (system for system in runs[0].table if all(run.has(system) for run in runs)):
-            for number in runs[0].rounds(system) if system.method == "leader_team" else [None]:
+            for number in runs[0].rounds(system) if system.method in IN_ROUNDS else [None]:
                 level = analysis.accuracy(runs, system.at(number))
                 at = {**head, "system": system, "round": number}
                 yield {**at, "metric": "accuracy", "value": level["accuracy"], **level}

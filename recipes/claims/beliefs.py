@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import word_questions as q
 
 WRONG = 0.3  # share of the facts that an agent gets wrong
-STUBBORN = 0.1  # of these, the share that it also defends against others
-RECALLING = 0.6  # of these, the share that it gets right on a second look, when others say something else
-YIELDING = 0.05  # of the facts that it gets right, the share that it gives up when others say something else
+STUBBORN = 0.1  # of these, the share that it defends against others
+RECALLING = 0.2  # of these, the share that it gets right on a second look; at the rest it takes up what others claim
 
 Fact = tuple[str, str]  # kind of question, word
 
@@ -94,11 +93,10 @@ class Beliefs:
             mistaken = set(rng.sample(facts, round(wrong * len(facts))))
             for fact in facts:
                 self.claim[fact] = another(rng, fact) if fact in mistaken else truth(fact)
-            mistaken, known = rng.sample(sorted(mistaken), len(mistaken)), sorted(set(facts) - mistaken)
+            shuffled = rng.sample(sorted(mistaken), len(mistaken))
             stubborn, recalled = round(STUBBORN * len(mistaken)), round(RECALLING * len(mistaken))
-            self.recalls.update(mistaken[stubborn : stubborn + recalled])
-            self.yields.update(mistaken[stubborn + recalled :])
-            self.yields.update(rng.sample(known, round(YIELDING * len(known))))
+            self.recalls.update(shuffled[stubborn : stubborn + recalled])
+            self.yields.update(shuffled[stubborn + recalled :])
 
     def claims(self, problem: Problem, others: Sequence[Sequence[str | None]] = ()) -> list[str]:
         """Its claims alone, or before `others`: in the light of what most of them claim of the same words."""
