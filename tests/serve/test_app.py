@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -181,6 +183,32 @@ def test_many_clients_at_once_and_nothing_is_mixed_up(url):
     answers = asyncio.run(every())
     assert [a.choices[0].message.content for a in answers] == [e[-1].output.text for e in played(texts)]
     assert metric(url, "mlpo_requests_in_flight") == 0
+
+
+def ask_many(url: str, requests: int) -> None:
+    """Ask for so many answers, 32 at a time."""
+
+    async def every() -> None:
+        at_once = asyncio.Semaphore(32)
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+
+            async def one(i: int) -> None:
+                async with at_once:
+                    await client.chat.completions.create(model="leader-team", messages=ask(f"What is {i % 64} + 2?"))
+
+            await asyncio.gather(*(one(i) for i in range(requests)))
+
+    asyncio.run(every())
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(tmp_path):
+    """All that a request leaves behind is a few counters; the clients are a process of their own."""
+    with served(tmp_path, TEAM) as url, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as clients:
+        clients.submit(ask_many, url, 1000).result()
+        before = psutil.Process().memory_info().rss
+        clients.submit(ask_many, url, 3000).result()
+        assert psutil.Process().memory_info().rss - before < 3 << 20  # bytes: 1 KiB a request
 
 
 def test_a_conversation_reaches_agents_and_leader_with_its_roles(client):
