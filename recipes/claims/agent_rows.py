@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import word_questions as q
-from beliefs import Beliefs, Problem, another, truth
+from beliefs import Beliefs, Problem, possible
 
 from openrlhf_mlpo.errors import run_cli
 from openrlhf_mlpo.files import write_jsonl
@@ -31,7 +31,6 @@ from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, agent_messages, l
 
 TEMPLATE = BUILTIN_TEMPLATES["compact"]
 DOUBTS = ("look again :", "wait , check it :")  # how a leader that turns back begins anew
-CLAIMS_RIGHT = 0.75  # how often a claim of the leader is right in these rows; wrong ones teach to tell them apart
 
 
 def respond(problem: Problem, claims: Sequence[str]) -> str:
@@ -54,8 +53,8 @@ def training_row(tokenizer: Any, prompt: str | list[dict], output: str) -> dict[
 
 
 def some_claims(rng: random.Random, problem: Problem) -> list[str]:
-    """Claims of nobody in particular."""
-    return [truth(fact) if rng.random() < CLAIMS_RIGHT else another(rng, fact) for fact in problem.facts]
+    """Claims of nobody in particular, any as likely: were they right more often, they would teach the facts."""
+    return [rng.choice(possible(kind)) for kind, _ in problem.facts]
 
 
 def agent_rows(
