@@ -133,10 +133,9 @@ def team_vote(play: Play) -> None:
     for name, episodes in play.rounds.items():
         for i, episode in enumerate(episodes):
             for t in range(play.config.rounds):
-                before = [turn for each in episode[:t] for turn in (*each.responses, each.output)]
-                now = episode[min(t, len(episode) - 1)].responses
-                turns = [*before, *now] if t < len(episode) else before
-                play.record.elected(i, "team_vote", now, turns, leader=name, round=t)
+                *before, now = episode[: t + 1]  # of a question settled early: its last round
+                turns = [turn for each in before for turn in (*each.responses, each.output)]
+                play.record.elected(i, "team_vote", now.responses, [*turns, *now.responses], leader=name, round=t)
 
 
 def leader_solo(play: Play) -> None:

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -300,9 +300,9 @@ def test_an_agent_that_fails_is_left_out_and_named(tmp_path):
 
 def test_an_endpoint_that_is_slow_or_killed_is_left_out_until_it_is_back(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-agents")
-    slow, killed = FaultServer(), FaultServer()
-    with slow as slow_url, killed as killed_url:
-        agents = {"ann": TEAM["ann"], "slow": slow_url, "killed": killed_url}
+    slow = FaultServer()
+    with slow as slow_url, ExitStack() as alive:
+        agents = {"ann": TEAM["ann"], "slow": slow_url, "killed": alive.enter_context(FaultServer())}
         with served(tmp_path, agents, "--agent_seconds", "1") as url:
             client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
 
@@ -316,8 +316,7 @@ def test_an_endpoint_that_is_slow_or_killed_is_left_out_until_it_is_back(tmp_pat
             slow.delay = 1.5
             assert failed("What is 2 + 3?") == {"slow": "no response within 1 s"}
             slow.delay = 0.0
-            killed.server.shutdown()
-            killed.server.server_close()
+            alive.close()
             reasons = failed("What is 2 + 4?")
             assert list(reasons) == ["killed"] and "sk-of-the-agents" not in str(reasons)
             assert metric(url, "mlpo_agent_failures_total") == 2
