@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +28,10 @@ from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.files import write_jsonl
 from openrlhf_mlpo.prompts.templates import load_template
 from tests import fake_players as fake
+from tests.browser import in_browser, needs_browser
 
 pytestmark = pytest.mark.slow  # a minute in all: plots and bootstraps
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEAM, SOLO = System("leader_team", "mlpo"), System("leader_solo", "mlpo")
 BEFORE = System("leader_team", "untrained")
 METHODS = ("leader_team", "leader_solo", "agent", "majority_vote", "best_agent", "debate", "oracle")
@@ -527,27 +525,6 @@ def test_learning_curves(folder, tmp_path):
         read_training([str(tmp_path / "out")])
 
 
-def in_browser(page: Path, script: str, tmp_path: Path, fragment: str = "") -> dict:
-    """Open the page offline in headless Chromium, run `script` in it, and give back the object it returns."""
-    probe = (
-        "<script>addEventListener('load', () => { let found; try { found = (() => {" + script + "})(); }"
-        " catch (error) { found = {error: String(error)}; }"
-        " const pre = document.createElement('pre'); pre.id = 'probe'; pre.textContent = JSON.stringify(found);"
-        " document.body.append(pre); });</script>"
-    )
-    copy = tmp_path / "page.html"
-    copy.write_text(page.read_text().replace("</body>", probe + "</body>"))
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}",
-        "--virtual-time-budget=5000", "--dump-dom", f"file://{copy}{fragment}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return json.loads(html.unescape(re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
-
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 FILTERS = """
   const set = (id, value) => {
     const e = document.getElementById(id);

@@ -16,6 +16,7 @@ cpu.activate() if cpu.use_cpu() else None
 from openrlhf_mlpo.cli import samples as page  # noqa: E402
 from openrlhf_mlpo.errors import UserError  # noqa: E402
 from openrlhf_mlpo.train.samples import SampleLog  # noqa: E402
+from tests.browser import in_browser, needs_browser  # noqa: E402
 
 
 class Letters:
@@ -126,6 +127,40 @@ def test_the_page_holds_the_groups_and_runs_none_of_their_text(tmp_path, capsys)
     assert [group["id"] for group in json.loads(data)] == ["easy", "mixed", "later"]
     assert "</script><b>" not in html and html.count("<script") == 2 and "showRecords({" in html
     assert not re.search(r"""(?:src|href)=["']?http""", html)
+
+
+FILTERS = """
+  const set = (id, value) => {
+    const e = document.getElementById(id);
+    e.value = value;
+    e.dispatchEvent(new Event("input"));
+  };
+  const shown = {};
+  const look = (id, value) => {
+    set(id, value);
+    shown[value] = [...document.querySelectorAll("#list button")].map(b => b.textContent.includes("2 + 2") ? "easy"
+      : b.textContent.includes("1 + 3") ? "mixed" : "later");
+    set(id, "");
+  };
+  look("result", "right"); look("result", "mixed"); look("round", "1");
+  look("meets", "overridden"); look("search", "b>5");
+  document.querySelectorAll("#list button")[1].click();
+  shown.outputs = [...document.querySelectorAll(".sides .turn")].map(turn => turn.textContent);
+  shown.bold = [...document.querySelectorAll(".sides b")].map(b => b.textContent);
+  return shown;
+"""
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_in_a_browser(tmp_path):
+    page.main([str(written(tmp_path, EASY, MIXED, LATER))])
+    shown = in_browser(tmp_path / "_samples" / "samples.html", FILTERS, tmp_path)
+    assert "error" not in shown, shown["error"]
+    assert shown["right"] == ["easy"] and "mixed" in shown["mixed"] and shown["1"] == ["later"]
+    assert shown["overridden"] == shown["b>5"] == ["mixed"]
+    assert len(shown["outputs"]) == 2 and "</script><b>5</b>" in shown["outputs"][1]
+    assert "reward 1" in shown["outputs"][0] and "5" not in shown["bold"]  # text of the model is text
 
 
 def test_a_page_that_would_be_too_big_leaves_out_the_first_steps(tmp_path, capsys):
