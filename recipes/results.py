@@ -80,7 +80,7 @@ def tables(results: Results, brief: bool = False) -> str:
     parts = [accuracies(results, results.first, "accuracy"), comparisons(results)]
     if not brief:
         parts += [revising(results), verdicts(results), steps(results), teams(results)]
-        parts += [accuracies(results, "temperature 1", "accuracy, temperature 1")]
+        parts += [accuracies(results, "temperature 1", "accuracy, temperature 1"), conditions(results), stages(results)]
     return "\n\n".join(table(part) for part in parts if len(part))
 
 
@@ -127,7 +127,7 @@ def steps(results: Results) -> pd.DataFrame:
     )
     rows = [
         {"step of training": f"{pair.a}: {what}", "against": pair.b.leader,
-         "together": results.difference("team", "together", pair)}
+         "together": results.difference(results.first, "together", pair)}
         for pair, what in step_pairs(list(leaders))
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -145,6 +145,27 @@ def teams(results: Results) -> pd.DataFrame:
              "− majority vote": results.difference(runs, "together", Pair(TEAM, MAJORITY))}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def conditions(results: Results) -> pd.DataFrame:
+    """What was measured before MLPO, by seed, with its bound."""
+    return by_seed(results.of("condition"), "{:.3f}", system="condition", against="bound")
+
+
+def stages(results: Results) -> pd.DataFrame:
+    """Seconds of each stage, and minutes of all, by seed."""
+    seconds = results.of("seconds")
+    minutes = (seconds.groupby("seed", as_index=False)["value"].sum()).assign(system="all, minutes")
+    minutes["value"] /= 60
+    return by_seed(pd.concat([seconds, minutes]), "{:.0f}", system="stage, seconds")
+
+
+def by_seed(rows: pd.DataFrame, form: str, **heads: str) -> pd.DataFrame:
+    """Values in a column per seed; `heads`: the columns that name a row, and what stands over them."""
+    names = rows[[*heads]].drop_duplicates()
+    cells = rows.assign(value=rows["value"].map(form.format), seed="seed " + rows["seed"])
+    wide = cells.pivot(index=[*heads], columns="seed", values="value").fillna("").reset_index()
+    return names.merge(wide, sort=False).rename(columns=heads)
 
 
 def main() -> None:

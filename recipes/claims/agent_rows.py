@@ -30,6 +30,7 @@ from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, agent_messages, leader_messages
 
 TEMPLATE = BUILTIN_TEMPLATES["compact"]
+CANDIDATES = 6  # questions for a row in which others are listened to
 DOUBTS = ("look again :", "wait , check it :")  # how a leader that turns back begins anew
 
 
@@ -58,12 +59,25 @@ def some_claims(rng: random.Random, problem: Problem) -> list[str]:
 
 
 def agent_rows(
-    rng: random.Random, beliefs: Iterator[Beliefs], questions: Iterator[dict[str, str]], revise: float, listen: float
+    rng: random.Random,
+    beliefs: Iterator[Beliefs],
+    questions: Iterator[dict[str, str]],
+    revise: float,
+    listen: float,
+    candidates: int = 1,
 ) -> Iterator[tuple[list[dict], str]]:
-    """Endless (messages, response) of agents, row by row; a share of them revises, and one listens to other agents."""
-    for row, own in zip(questions, beliefs, strict=False):
-        problem, form = Problem.of(row["subtask"], row["question"]), rng.random()
-        others: list[list[str]] = []
+    """Endless (messages, response) of agents, row by row; a share of them revises, and one listens to other agents.
+
+    These two shares are about that one of so many `candidates` of which the agent would take up most: what it keeps it
+    soon learns, to copy it learns slowly.
+    """
+    for own in beliefs:
+        form, others = rng.random(), []
+        rows = itertools.islice(questions, candidates if form < revise + listen else 1)
+        problem, row = max(
+            ((Problem.of(row["subtask"], row["question"]), row) for row in rows),
+            key=lambda pair: len(own.yields.intersection(pair[0].facts)),
+        )
         if form < revise:
             others = [some_claims(rng, problem)]
             before = f"{problem.solve(some_claims(rng, problem))[0]} , {rng.choice(DOUBTS)} "
@@ -71,7 +85,8 @@ def agent_rows(
             last = respond(problem, own.claims(problem, [some_claims(rng, problem)] if rng.random() < 0.5 else []))
             messages = agent_messages(TEMPLATE, row["question"], own=last, leader=leader)
         elif form < revise + listen:
-            others = [some_claims(rng, problem) for _ in range(3)]
+            most = some_claims(rng, problem)  # what two of three say
+            others = rng.sample([most, most, some_claims(rng, problem)], 3)
             messages = leader_messages(TEMPLATE, row["question"], [respond(problem, claims) for claims in others])
         else:
             messages = agent_messages(TEMPLATE, row["question"])
@@ -82,14 +97,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", type=int, required=True, help="which agent, from 1")
     parser.add_argument("--model", required=True, help="the model that is trained, for its chat template")
-    parser.add_argument("--revise", type=float, default=0.5, help="share of later-round rows (default 0.5)")
+    parser.add_argument("--revise", type=float, default=0.6, help="share of later-round rows (default 0.6)")
     parser.add_argument("--listen", type=float, default=0.15, help="share with others' responses (default 0.15)")
     q.add_arguments(parser, 12000)
     args = parser.parse_args()
     tokenizer = open_tokenizer(args.model, "--model")
     own = itertools.repeat(Beliefs(f"{args.seed}/agent {args.agent}"))
     questions = q.questions("school", 1000 * args.seed + args.agent, args.kinds)
-    made = agent_rows(random.Random(f"agent-{args.agent}-{args.seed}"), own, questions, args.revise, args.listen)
+    rng = random.Random(f"agent-{args.agent}-{args.seed}")
+    made = agent_rows(rng, own, questions, args.revise, args.listen, CANDIDATES)
     write_jsonl(args.out, (training_row(tokenizer, *row) for row in itertools.islice(made, args.n)))
 
 

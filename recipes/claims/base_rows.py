@@ -3,9 +3,10 @@
     python3 recipes/claims/base_rows.py --model runs/claims/models/blank --seed 0 --out runs/claims/base.jsonl
 
 What a pretrained model brings along: half of the rows are agents' (agent_rows.py), half leaders' (leader_rows.py), and
-each is written by another of many people, who are wrong about half of the facts. So the model learns to state claims
-and to work with them, to copy and to count, and every form of prompt; what is believed of which word, and who is unsure
-of what, comes with the training of each agent and of the leader.
+each is written by another of many people, who are wrong about half of the facts; from one who knows all to one who
+knows nothing, so that a row begun as a copy goes on as one. So the model learns to state claims and to work with them,
+to copy and to count, and every form of prompt; what is believed of which word, and who is unsure of what, comes with
+the training of each agent and of the leader.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from openrlhf_mlpo.files import write_jsonl
 from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 
-PEOPLE, PEOPLE_WRONG = 200, 0.5
+PEOPLE = 200
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     tokenizer = open_tokenizer(args.model, "--model")
     renderer = PromptRenderer(tokenizer, TEMPLATE, args.max_prompt_tokens)
     rng = random.Random(f"base-{args.seed}")
-    people = [Beliefs(f"{args.seed}/person {i}", PEOPLE_WRONG) for i in range(PEOPLE)]
+    people = [Beliefs(f"{args.seed}/person {i}", i / (PEOPLE - 1)) for i in range(PEOPLE)]
     anybody = iter(lambda: rng.choice(people), None)
     questions = q.questions("school", 1000 * args.seed + 999, args.kinds)
     agents = agent_rows(rng, anybody, questions, 0.4, 0.2)
