@@ -41,13 +41,15 @@ stage dev-questions $PY $Q/word_questions.py --split train --n "$N_DEV" --seed $
 team_file "$DIR/team.yaml" 1 2 3
 team_file "$DIR/team_unseen.yaml" "${UNSEEN[@]}"
 
-# The team, and beside it the leader's schooling: as many steps in each of three processes as two cores have.
+# The leader's schooling and the agents, two at once.
 schooling
 SCHOOLING=("${COMMAND[@]}")
 agents "$AGENT_ROWS" 1
+stage schooling+agent "${SCHOOLING[@]}" --and "${COMMAND[@]}"
+agents "$AGENT_ROWS" 2
 FIRST=("${COMMAND[@]}")
-agents "$AGENT_ROWS" 2 3
-stage schooling+agents "${SCHOOLING[@]}" --and "${FIRST[@]}" --and "${COMMAND[@]}"
+agents "$AGENT_ROWS" 3
+stage agents "${FIRST[@]}" --and "${COMMAND[@]}"
 pool
 warm_start
 stage sft "${COMMAND[@]}"
