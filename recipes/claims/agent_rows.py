@@ -30,7 +30,7 @@ from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, agent_messages, leader_messages
 
 TEMPLATE = BUILTIN_TEMPLATES["compact"]
-CANDIDATES = 6  # questions for a row in which others are listened to
+CANDIDATES = 8  # questions for a row in which others are listened to
 DOUBTS = ("look again :", "wait , check it :")  # how a leader that turns back begins anew
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", type=int, required=True, help="which agent, from 1")
     parser.add_argument("--model", required=True, help="the model that is trained, for its chat template")
-    parser.add_argument("--revise", type=float, default=0.6, help="share of later-round rows (default 0.6)")
+    parser.add_argument("--revise", type=float, default=0.5, help="share of later-round rows (default 0.5)")
     parser.add_argument("--listen", type=float, default=0.15, help="share with others' responses (default 0.15)")
     q.add_arguments(parser, 12000)
     args = parser.parse_args()

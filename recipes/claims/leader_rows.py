@@ -25,7 +25,7 @@ from openrlhf_mlpo.files import write_jsonl
 from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 
-LEADER_WRONG = WRONG + 0.05  # worse than its agents, so that what it takes up at random is as good as its own
+LEADER_WRONG = WRONG + 0.02  # such that what it takes up at random is as good as its own
 STRANGERS = 40  # agents whose responses these prompts show
 SOLO, LATER = 0.3, 0.5  # shares: of rows without a team, and of the other rows that are from a later round
 SIZES = (1, 2, 3, 3, 3, 3, 4, 5, 6, 8)  # of teams, as likely each
