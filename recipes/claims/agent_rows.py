@@ -30,7 +30,7 @@ from openrlhf_mlpo.models import open_tokenizer
 from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, agent_messages, leader_messages
 
 TEMPLATE = BUILTIN_TEMPLATES["compact"]
-CANDIDATES = 8  # questions for a row in which others are listened to
+CANDIDATES = 12  # questions for a row in which others are listened to
 DOUBTS = ("look again :", "wait , check it :")  # how a leader that turns back begins anew
 
 
@@ -68,16 +68,15 @@ def agent_rows(
 ) -> Iterator[tuple[list[dict], str]]:
     """Endless (messages, response) of agents, row by row; a share of them revises, and one listens to other agents.
 
-    These two shares are about that one of so many `candidates` of which the agent would take up most: what it keeps it
-    soon learns, to copy it learns slowly.
+    These two shares are about that one of so many `candidates`, among those with as many words as the first, of which
+    the agent would take up most: what it keeps it soon learns, to copy it learns slowly.
     """
     for own in beliefs:
         form, others = rng.random(), []
-        rows = itertools.islice(questions, candidates if form < revise + listen else 1)
-        problem, row = max(
-            ((Problem.of(row["subtask"], row["question"]), row) for row in rows),
-            key=lambda pair: len(own.yields.intersection(pair[0].facts)),
-        )
+        rows = list(itertools.islice(questions, candidates if form < revise + listen else 1))
+        problems = [Problem.of(row["subtask"], row["question"]) for row in rows]
+        alike = [pair for pair in zip(problems, rows) if len(pair[0].words) == len(problems[0].words)]
+        problem, row = max(alike, key=lambda pair: len(own.yields.intersection(pair[0].facts)))
         if form < revise:
             others = [some_claims(rng, problem)]
             before = f"{problem.solve(some_claims(rng, problem))[0]} , {rng.choice(DOUBTS)} "

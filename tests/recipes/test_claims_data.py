@@ -124,21 +124,24 @@ def test_agent_rows_keep_their_form_and_end_as_believed() -> None:
 def test_rows_that_listen_are_about_what_is_taken_up_and_teach_no_fact() -> None:
     """Of what an agent takes up others claim anything alike in its rows: were they right, it would learn the facts."""
     agent, rng = k.Beliefs("0/agent 1"), random.Random(0)
-    shares = {}
-    for candidates in (1, 6):
+    shares, lengths = {}, {}
+    for candidates in (1, agent_rows.CANDIDATES):
         made = agent_rows.agent_rows(rng, itertools.repeat(agent), q.questions("school", 1), 1, 0, candidates)
-        facts = right = taken_up = 0
-        for messages, output in itertools.islice(made, 300):
+        facts = right = taken_up = short = 0
+        for messages, output in itertools.islice(made, 400):
             text = messages[-1]["content"]
             kind = "object_counting" if text.startswith("I have") else "colored_objects"
             asked = k.Problem.of(kind, text.split("\n")[0])
+            short += len(asked.words) == 3
             for fact, claim in zip(asked.facts, asked.read(output)):
                 facts += 1
                 taken_up += fact in agent.yields
                 right += fact in agent.yields and claim == k.truth(fact)
         assert right / taken_up == pytest.approx(1 / 8, abs=0.05)
-        shares[candidates] = taken_up / facts
-    assert shares[1] == pytest.approx(k.WRONG * (1 - k.STUBBORN - k.RECALLING), abs=0.05) and shares[6] > 2 * shares[1]
+        shares[candidates], lengths[candidates] = taken_up / facts, short / 400
+    unsure = k.WRONG * (1 - k.STUBBORN - k.RECALLING)
+    assert shares[1] == pytest.approx(unsure, abs=0.05) and shares[agent_rows.CANDIDATES] > 1.7 * unsure
+    assert lengths[agent_rows.CANDIDATES] == pytest.approx(lengths[1], abs=0.1)  # else short ones are never learned
 
 
 def test_the_leader_is_no_worse_at_random_than_by_its_own_beliefs() -> None:
