@@ -162,10 +162,8 @@ def stages(results: Results) -> pd.DataFrame:
 
 def by_seed(rows: pd.DataFrame, form: str, **heads: str) -> pd.DataFrame:
     """Values in a column per seed; `heads`: the columns that name a row, and what stands over them."""
-    names = rows[[*heads]].drop_duplicates()
-    cells = rows.assign(value=rows["value"].map(form.format), seed="seed " + rows["seed"])
-    wide = cells.pivot(index=[*heads], columns="seed", values="value").fillna("").reset_index()
-    return names.merge(wide, sort=False).rename(columns=heads)
+    cells = rows.set_index([*heads, "seed"])["value"].map(form.format).unstack(sort=False).fillna("")
+    return cells.add_prefix("seed ").reset_index().rename(columns=heads)
 
 
 def main() -> None:

@@ -149,13 +149,19 @@ def running(commands: list[list[str]], bar: tqdm) -> Generator[tuple[list[subpro
             process.wait()
 
 
-def print_times(folder: Path) -> int:
-    """Print the seconds of each finished stage, in order, and the minutes of all."""
+def finished_stages(folder: Path) -> list[tuple[str, float]]:
+    """Name and seconds of each finished stage, in the order in which they began."""
     records = [(file.stem, json.loads(file.read_text())) for file in (folder / "stages").glob("*.json")]
     finished = sorted((r["began"], name, r["seconds"]) for name, r in records if r["finished"])
-    for _, name, seconds in finished:
+    return [(name, seconds) for _, name, seconds in finished]
+
+
+def print_times(folder: Path) -> int:
+    """Print the seconds of each finished stage, in order, and the minutes of all."""
+    finished = finished_stages(folder)
+    for name, seconds in finished:
         print(f"{name:<24}{seconds:7.1f} s")
-    print(f"{'all stages':<24}{sum(seconds for *_, seconds in finished) / 60:7.1f} min")
+    print(f"{'all stages':<24}{sum(seconds for _, seconds in finished) / 60:7.1f} min")
     return 0
 
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from eval import report  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 from openrlhf_mlpo.files import write_whole  # noqa: E402
+from recipes.stage import finished_stages  # noqa: E402
 
 # In the order of the report; a run without --ablations has not the last one.
 UNSEEN = [f"eval_unseen/k{k}" for k in (1, 3, 5, 8)]
@@ -41,10 +42,8 @@ def about(run: Path) -> Iterator[dict]:
         verdict = "holds" if row["holds"] else "fails"
         yield {"runs": "conditions", "seed": seed, "metric": "condition", "system": row["condition"],
                "against": row["bound"], "value": row["figure"], "verdict": verdict}  # fmt: skip
-    stages = [(json.loads(file.read_text()), file.stem) for file in (run / "stages").glob("*.json")]
-    for record, name in sorted(stages, key=lambda pair: pair[0]["began"]):
-        if record["finished"]:
-            yield {"runs": "stages", "seed": seed, "metric": "seconds", "system": name, "value": record["seconds"]}
+    for name, seconds in finished_stages(run):
+        yield {"runs": "stages", "seed": seed, "metric": "seconds", "system": name, "value": seconds}
 
 
 def main() -> None:
@@ -56,7 +55,7 @@ def main() -> None:
     folders = [run / name for name in EVALUATIONS for run in args.runs if (run / name).exists()]
     report.main([*map(str, folders), "--out", str(args.out / "report")])
     kept = pd.read_csv(args.out / "report" / "report.csv", dtype=str, keep_default_na=False)
-    more = pd.DataFrame(rows).reindex(columns=kept.columns).astype(str).replace("nan", "")
+    more = pd.DataFrame(rows, columns=kept.columns).astype(object).fillna("")
     table = pd.concat([kept, more])
     write_whole(args.out / "results.csv", [table.to_csv(index=False)])
     print(f"wrote {args.out / 'results.csv'}: {len(table)} figures of {len(args.runs)} runs")
