@@ -13,12 +13,20 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+# What scripts have at hand: a filter of the page set as a person would.
+SET = """
+const set = (id, value) => {
+  const e = document.getElementById(id);
+  e.value = value;
+  e.dispatchEvent(new Event("input"));
+};
+"""
 
 
 def in_browser(page: Path, script: str, tmp_path: Path, fragment: str = "") -> dict:
-    """Open the page offline in headless Chromium, run `script` in it, and give back the object it returns."""
+    """Open the page offline in headless Chromium, run `script` in it after SET, and give back the object it returns."""
     probe = (
-        "<script>addEventListener('load', () => { let seen; try { seen = (() => {" + script + "})(); }"
+        "<script>addEventListener('load', () => { let seen; try { seen = (() => {" + SET + script + "})(); }"
         " catch (error) { seen = {error: String(error)}; }"
         " const pre = document.createElement('pre'); pre.id = 'probe'; pre.textContent = JSON.stringify(seen);"
         " document.body.append(pre); });</script>"

@@ -526,11 +526,6 @@ def test_learning_curves(folder, tmp_path):
 
 
 FILTERS = """
-  const set = (id, value) => {
-    const e = document.getElementById(id);
-    e.value = value;
-    e.dispatchEvent(new Event("input"));
-  };
   const count = () => Number(document.getElementById("count").textContent.split(" ")[0]);
   const rows = () => document.querySelectorAll("#list li").length;
   const found = {all: count(), rows: rows(), tables: document.querySelectorAll("table").length,

@@ -130,11 +130,6 @@ def test_the_page_holds_the_groups_and_runs_none_of_their_text(tmp_path, capsys)
 
 
 FILTERS = """
-  const set = (id, value) => {
-    const e = document.getElementById(id);
-    e.value = value;
-    e.dispatchEvent(new Event("input"));
-  };
   const shown = {};
   const look = (id, value) => {
     set(id, value);
