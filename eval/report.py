@@ -37,19 +37,29 @@ from openrlhf_mlpo.cli.options import Parser  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 from openrlhf_mlpo.files import write_whole  # noqa: E402
 
+LEVELS = (MAJORITY, BEST, ROUTER, ORACLE)
+
+
+def draw_rounds(runs: Sequence[Run], file: Path) -> bool:
+    """Draw the report's picture, accuracy by round with what it is compared with; False where no leader has rounds."""
+    from eval.reporting import plots
+
+    flat = {system: analysis.accuracy(runs, system)["accuracy"] for system in LEVELS if runs[0].has(system)}
+    table = analysis.by_round(runs)
+    if len(table):
+        names = [str(number + 1) for number in range(table["round"].max() + 1)]
+        plots.lines(table, file, "round", "rounds played", names, flat)
+    return bool(len(table))
+
 
 def draw(groups: Sequence, runs: Mapping[str, Run], training: Mapping, out: Path) -> dict[str, tuple[str, str]]:
     """Draw all plots into `out`: `{file: (caption, title of the run or "")}`. The first is the report's picture."""
     from eval.reporting import plots
 
     drawn: dict[str, tuple[str, str]] = {}
-    levels = (MAJORITY, BEST, ROUTER, ORACLE)
 
     def rounds(name: str, of: Sequence[Run], caption: str, title: str = "") -> None:
-        flat = {s: analysis.accuracy(of, s)["accuracy"] for s in levels if of[0].has(s)}
-        if len(table := analysis.by_round(of)):
-            names = [str(number + 1) for number in range(table["round"].max() + 1)]
-            plots.lines(table, out / name, "round", "rounds played", names, flat)
+        if draw_rounds(of, out / name):
             drawn[name] = (f"{caption}, with 95 % intervals", title)
 
     rounds("rounds.png", groups[0].runs, f"Accuracy by round ({groups[0].title})")
@@ -61,14 +71,14 @@ def draw(groups: Sequence, runs: Mapping[str, Run], training: Mapping, out: Path
         if tail:
             rounds(f"rounds{tail}.png", [run], f"Accuracy by round ({title})", title)
         if len(strata := analysis.by_correct_agents(run)):
-            chosen = [s.method == "leader_team" or s in levels[:3] for s in strata["system"]]
+            chosen = [s.method == "leader_team" or s in LEVELS[:3] for s in strata["system"]]
             strata = strata[chosen].rename(columns={"system": "series"})
             names = [str(right) for right in range(len(run.agents) + 1)]
             name, label = f"by_correct_agents{tail}.png", "agents whose first response is right"
             plots.lines(strata, out / name, "group", label, names)
             drawn[name] = (f"Accuracy by number of correct agents ({title})", title)
     if len(runs) > 1:
-        chosen = [s for s in groups[0].runs[0].table if s.method == "leader_team" or s in levels]
+        chosen = [s for s in groups[0].runs[0].table if s.method == "leader_team" or s in LEVELS]
         wide = pd.concat(systems, names=["run", "series"]).reset_index()
         wide = wide[wide["series"].isin(chosen)]
         wide = wide.assign(at=wide["run"].map(list(runs).index))

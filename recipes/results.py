@@ -2,10 +2,12 @@
 
     python3 recipes/results.py runs/claims/report/report.csv
     python3 recipes/results.py --brief runs/quickstart/report/report.csv
+    python3 recipes/results.py --claims recipes/claims/results/results.csv
+    python3 recipes/results.py --claims recipes/claims/results/results.csv
 
 Such a file is the report.csv that eval/report.py writes of several seeds together. The runs that come first in it are
 those that the claims are tested on; a row or table that no run has figures for is left out. --brief: accuracies and
-comparisons alone.
+comparisons alone. --claims: the verdict on each claim over all seeds, with the comparison that is closest to failing.
 """
 
 from __future__ import annotations
@@ -18,9 +20,19 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from eval.reporting.claims import GRPO, GRPO_TOKENS, NO_ROUNDS, UNTRAINED, Pair, step_pairs  # noqa: E402
+from eval.reporting.claims import (  # noqa: E402
+    AGENTS_RIGHT,
+    GRPO,
+    GRPO_TOKENS,
+    NO_ROUNDS,
+    UNTRAINED,
+    Pair,
+    combined,
+    step_pairs,
+)
 from eval.reporting.markdown import arrows, difference, table  # noqa: E402
 from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, System  # noqa: E402
+from eval.reporting.stats import FAILS, FEW, HOLDS, OPEN  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 
 TEAM, BEFORE = System("leader_team", "mlpo"), System("leader_team", UNTRAINED)
@@ -40,6 +52,23 @@ ROWS = {
     "leader alone, plain GRPO on as many generated tokens": System("leader_solo", GRPO_TOKENS),
     "any agent right (oracle)": ORACLE,
 }
+CLAIMS = {
+    "a": "leader + team, last round, is above majority vote, best agent, router, the leader's own vote and mixture of "
+    "agents at equal generations, and the same leader before MLPO",
+    "b": "its last round is above its first, and no round is below the leader before MLPO",
+    "c": "alone it is above itself before MLPO, and above plain GRPO",
+    "d": "it is above vote and the leader before MLPO where one agent is right, not below itself alone where none is",
+    "e": "with teams that it never saw it is above their majority vote",
+}
+CLAIMS = {
+    "a": "leader + team in the last round is above majority vote, best agent, router, self-consistency and mixture of "
+    "agents on as many generations, and the same leader before MLPO",
+    "b": "the last round is above the first, and no round is below the leader before MLPO",
+    "c": "alone the leader is above itself before MLPO and above plain GRPO, on as many outputs and on more tokens",
+    "d": "where one agent is right it is above vote and itself before MLPO; where none is, not below itself alone",
+    "e": "with teams of 3, 5 and 8 agents that it never saw it is above their vote",
+}
+NOT_WELL = (FAILS, OPEN, FEW, HOLDS)  # verdicts, the worst first
 COMPARISONS = {
     "leader + team, round 0 − majority vote": Pair(TEAM.at(0), MAJORITY),
     "leader + team, round 0 − best agent": Pair(TEAM.at(0), BEST),
@@ -120,6 +149,25 @@ def verdicts(results: Results) -> pd.DataFrame:
     return words
 
 
+def claims(results: Results) -> pd.DataFrame:
+    """The claims over all seeds, each with its verdict and the comparison that is closest to failing."""
+    rows = results.of("difference", seed="together").rename(columns={"value": "diff"})
+    rows = rows[rows["runs"].eq(results.first) | rows["claim"].eq("e")]
+    entries = []
+    for claim, text in CLAIMS.items():
+        parts = rows[rows["claim"].eq(claim)]
+        if len(parts):
+            rank = parts["verdict"].map(NOT_WELL.index)
+            last = parts.assign(rank=rank).sort_values(["rank", "diff"]).iloc[0]
+            where = AGENTS_RIGHT[None if pd.isna(last["agents_right"]) else last["agents_right"]]
+            at = "" if pd.isna(last["against_round"]) else f", round {last['against_round'] + 1}"
+            closest = f"{difference(last)} against {last['against']}{at}{where}"
+            if claim == "e":
+                closest += f" ({last['runs']})"
+            entries.append({"claim": f"({claim}) {text}", "together": combined(parts), "closest comparison": closest})
+    return pd.DataFrame(entries)
+
+
 def steps(results: Results) -> pd.DataFrame:
     """What each step of training brought, over all seeds."""
     leaders = (
@@ -170,10 +218,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="report.csv, or a stored copy of it")
     parser.add_argument("--brief", action="store_true", help="accuracies and comparisons alone")
+    parser.add_argument("--claims", action="store_true", help="the claims alone, over all seeds")
     args = parser.parse_args()
     if not args.file.exists():
         raise UserError(f"{args.file}: no such file; eval/report.py writes report.csv")
-    print(tables(Results(args.file), args.brief))
+    results = Results(args.file)
+    print(table(claims(results)) if args.claims else tables(results, args.brief))
 
 
 if __name__ == "__main__":

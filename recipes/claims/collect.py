@@ -1,9 +1,11 @@
-"""Collect runs of claims_cpu.sh, one a seed, into one report and one small file to keep.
+"""Keep what runs of claims_cpu.sh came to, one a seed, and make the tables and the picture of all that are kept.
 
-    python3 recipes/claims/collect.py runs/claims0 runs/claims1 runs/claims2 --out runs/claims
+    python3 recipes/claims/collect.py runs/claims0 runs/claims1
+    python3 recipes/claims/collect.py               # again from what is kept
 
-Writes OUT/report, as eval/report.py does of the seeds together, and OUT/results.csv: its report.csv, with rows for the
-conditions measured before MLPO and for the seconds of each stage. recipes/results.py prints it as tables.
+Keeps of each run, in --out: seedN.csv.gz, who was right on which question (outcomes.py), and seedN.csv, the conditions
+measured before MLPO and the seconds of each stage. Writes results.csv of all seeds there, in the form of
+eval/report.py's report.csv, which recipes/results.py prints as tables, and rounds.png.
 """
 
 from __future__ import annotations
@@ -17,14 +19,20 @@ from typing import Any
 
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
-from eval import report  # noqa: E402
+import outcomes  # noqa: E402
+
+from eval.report import draw_rounds  # noqa: E402
+from eval.reporting.across import groups_of  # noqa: E402
+from eval.reporting.runs import load_run  # noqa: E402
+from eval.reporting.store import COLUMNS, long_table  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 from openrlhf_mlpo.files import write_whole  # noqa: E402
 from recipes.stage import finished_stages  # noqa: E402
 
-# In the order of the report; a run without --ablations has not the last one.
+OUT = Path(__file__).resolve().parent / "results"
+# In the order of the tables; a run without --ablations has not the last one.
 UNSEEN = [f"eval_unseen/k{k}" for k in (1, 3, 5, 8)]
 EVALUATIONS = ["eval", "eval_sampled", *UNSEEN, "eval_ablations"]
 
@@ -35,9 +43,8 @@ def read_json(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def about(run: Path) -> Iterator[dict]:
+def about(run: Path, seed: int) -> Iterator[dict]:
     """Rows of one run about its conditions and its stages."""
-    seed = read_json(run / "eval" / "manifest.json")["seed"]
     for row in read_json(run / "conditions.json"):
         verdict = "holds" if row["holds"] else "fails"
         yield {"runs": "conditions", "seed": seed, "metric": "condition", "system": row["condition"],
@@ -46,19 +53,33 @@ def about(run: Path) -> Iterator[dict]:
         yield {"runs": "stages", "seed": seed, "metric": "seconds", "system": name, "value": seconds}
 
 
+def keep(run: Path, out: Path) -> None:
+    """Write the two files of one run."""
+    seed = read_json(run / "eval" / "manifest.json")["seed"]
+    outcomes.keep([load_run(run / name) for name in EVALUATIONS if (run / name).exists()], out / f"seed{seed}.csv.gz")
+    rows = pd.DataFrame(about(run, seed), columns=COLUMNS).dropna(axis=1, how="all")
+    write_whole(out / f"seed{seed}.csv", [rows.to_csv(index=False)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="folders of claims_cpu.sh, one a seed")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the report and results.csv")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="DIR", help="folders of claims_cpu.sh, one a seed")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of what is kept (default: %(default)s)")
     args = parser.parse_args()
-    rows = [row for run in args.runs for row in about(run)]
-    folders = [run / name for name in EVALUATIONS for run in args.runs if (run / name).exists()]
-    report.main([*map(str, folders), "--out", str(args.out / "report")])
-    kept = pd.read_csv(args.out / "report" / "report.csv", dtype=str, keep_default_na=False)
-    more = pd.DataFrame(rows, columns=kept.columns).astype(object).fillna("")
-    table = pd.concat([kept, more])
-    write_whole(args.out / "results.csv", [table.to_csv(index=False)])
-    print(f"wrote {args.out / 'results.csv'}: {len(table)} figures of {len(args.runs)} runs")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for run in args.runs:
+        keep(run, args.out)
+    files = sorted(args.out.glob("seed*.csv.gz"))
+    if not files:
+        raise UserError(f"{args.out}: no seed is kept there; name folders of recipes/claims_cpu.sh")
+    by_seed = [outcomes.read(file) for file in files]
+    names = dict.fromkeys(run.path.name for runs in by_seed for run in runs)
+    groups = groups_of([run for name in names for runs in by_seed for run in runs if run.path.name == name])
+    more = [pd.read_csv(file.with_suffix("")) for file in files]
+    table = pd.concat([long_table(groups), *more])[COLUMNS]
+    write_whole(args.out / "results.csv", [table.to_csv(index=False, float_format="%.6g")])
+    draw_rounds(groups[0].runs, args.out / "rounds.png")
+    print(f"wrote {args.out / 'results.csv'}: {len(table)} figures of {len(files)} seeds, and rounds.png")
 
 
 if __name__ == "__main__":
