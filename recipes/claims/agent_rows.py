@@ -58,6 +58,15 @@ def some_claims(rng: random.Random, problem: Problem) -> list[str]:
     return [rng.choice(possible(kind)) for kind, _ in problem.facts]
 
 
+def led(rng: random.Random, problem: Problem, own: Beliefs, last: Sequence[str]) -> list[str]:
+    """Claims of a leader to an agent: as they are met, many the same as its own, but any where the agent yields."""
+    same = rng.choice((0, 0.5, 1))
+    return [
+        claim if fact not in own.yields and rng.random() < same else rng.choice(possible(fact[0]))
+        for fact, claim in zip(problem.facts, last, strict=True)
+    ]
+
+
 def agent_rows(
     rng: random.Random,
     beliefs: Iterator[Beliefs],
@@ -72,31 +81,34 @@ def agent_rows(
     the agent would take up most: what it keeps it soon learns, to copy it learns slowly.
     """
     for own in beliefs:
-        form, others = rng.random(), []
+        form = rng.random()
         rows = list(itertools.islice(questions, candidates if form < revise + listen else 1))
         problems = [Problem.of(row["subtask"], row["question"]) for row in rows]
         alike = [pair for pair in zip(problems, rows) if len(pair[0].words) == len(problems[0].words)]
         problem, row = max(alike, key=lambda pair: len(own.yields.intersection(pair[0].facts)))
         if form < revise:
-            others = [some_claims(rng, problem)]
+            last = own.claims(problem, [some_claims(rng, problem)] if rng.random() < 0.5 else [])
+            said = led(rng, problem, own, last)
             before = f"{problem.solve(some_claims(rng, problem))[0]} , {rng.choice(DOUBTS)} "
-            leader = lead(problem, others[0], before if rng.random() < 0.15 else "")
-            last = respond(problem, own.claims(problem, [some_claims(rng, problem)] if rng.random() < 0.5 else []))
-            messages = agent_messages(TEMPLATE, row["question"], own=last, leader=leader)
+            leader = lead(problem, said, before if rng.random() < 0.15 else "")
+            messages = agent_messages(TEMPLATE, row["question"], own=respond(problem, last), leader=leader)
+            claims = own.claims(problem, [said])
         elif form < revise + listen:
             most = some_claims(rng, problem)  # what two of three say
             others = rng.sample([most, most, some_claims(rng, problem)], 3)
-            messages = leader_messages(TEMPLATE, row["question"], [respond(problem, claims) for claims in others])
+            messages = leader_messages(TEMPLATE, row["question"], [respond(problem, each) for each in others])
+            claims = own.claims(problem, others)
         else:
             messages = agent_messages(TEMPLATE, row["question"])
-        yield messages, respond(problem, own.claims(problem, others))
+            claims = own.claims(problem)
+        yield messages, respond(problem, claims)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", type=int, required=True, help="which agent, from 1")
     parser.add_argument("--model", required=True, help="the model that is trained, for its chat template")
-    parser.add_argument("--revise", type=float, default=0.5, help="share of later-round rows (default 0.5)")
+    parser.add_argument("--revise", type=float, default=0.7, help="share of later-round rows (default 0.7)")
     parser.add_argument("--listen", type=float, default=0.15, help="share with others' responses (default 0.15)")
     q.add_arguments(parser, 12000)
     args = parser.parse_args()

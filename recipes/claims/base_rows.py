@@ -2,11 +2,11 @@
 
     python3 recipes/claims/base_rows.py --model runs/claims/models/blank --seed 0 --out runs/claims/base.jsonl
 
-What a pretrained model brings along: half of the rows are agents' (agent_rows.py), half leaders' (leader_rows.py), and
-each is written by another of many people, who are wrong about half of the facts; from one who knows all to one who
-knows nothing, so that a row begun as a copy goes on as one. So the model learns to state claims and to work with them,
-to copy and to count, and every form of prompt; what is believed of which word, and who is unsure of what, comes with
-the training of each agent and of the leader.
+Writes JSON Lines {"text": prompt and response}. What a pretrained model brings along: half of the rows are agents'
+(agent_rows.py), half leaders' (leader_rows.py), and each is written by another of many people, who are wrong about half
+of the facts; from one who knows all to one who knows nothing, so that a row begun as a copy goes on as one. The model
+learns every token, as in pretraining: the responses in the prompts teach it to state claims, to copy and to count.
+What is believed of which word, and who is unsure of what, comes with the training of each agent and of the leader.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def main() -> None:
             yield training_row(tokenizer, messages, response)
             yield training_row(tokenizer, renderer.render(*prompt), trace)
 
-    write_jsonl(args.out, itertools.islice(rows(), args.n))
+    texts = ({"text": row["input"] + row["output"]} for row in itertools.islice(rows(), args.n))
+    write_jsonl(args.out, texts)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class Beliefs:
         rng = random.Random(f"beliefs/{name}")
         self.claim: dict[Fact, str] = {}
         self.yields: set[Fact] = set()  # takes up what the others claim
-        self.recalls: set[Fact] = set()  # claims the truth, whatever the others claim
+        self.recalls: set[Fact] = set()  # claims the truth on its second look, whatever the others claim
         # The same shares among the facts of every category and color: so agents are of like skill.
         groups: dict[tuple[str, str], list[Fact]] = {}
         for fact in FACTS:
@@ -104,7 +104,6 @@ class Beliefs:
 
     def _claim(self, fact: Fact, others: Sequence[str | None]) -> str:
         said = Counter(claim for claim in others if claim is not None)
-        claim = said.most_common(1)[0][0] if said else self.claim[fact]
-        if claim == self.claim[fact] or fact in self.yields:
-            return claim
-        return truth(fact) if fact in self.recalls else self.claim[fact]
+        if said and fact in self.recalls:
+            return truth(fact)
+        return said.most_common(1)[0][0] if said and fact in self.yields else self.claim[fact]

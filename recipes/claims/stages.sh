@@ -18,7 +18,7 @@ start() { # questions, and the base model that agents and leader are trained fro
   stage model $PY $Q/word_model.py --out "$DIR/models/blank" --seed "$SEED"
   stage base-data $PY $Q/base_rows.py --model "$DIR/models/blank" --n "$BASE_ROWS" --max_team "$MAX_TEAM" --seed "$SEED" \
     --max_prompt_tokens $((MAX_LEN - MAX_NEW_TOKENS)) --kinds $KINDS --out "$DIR/base.jsonl"
-  sft models/base models/blank "$DIR/base.jsonl" 8 2e-3
+  sft models/base models/blank "$DIR/base.jsonl" 8 2e-3 --model.pretrain_mode_enable --data.input_key text
   stage base "${COMMAND[@]}"
 }
 team_file() { # FILE AGENT…: a team of these agents, at a fixed temperature
@@ -39,11 +39,12 @@ YAML
 agents() { # ROWS AGENT…: sets COMMAND to what trains these agents
   COMMAND=(env KINDS="$KINDS" bash "$Q/agents.sh" "$DIR" "$1" "$SEED" "${@:2}")
 }
-sft() { # TO FROM DATA BATCH LEARNING_RATE, folders of models under DIR: sets COMMAND
+sft() { # TO FROM DATA BATCH LEARNING_RATE [FLAGS of the data], folders of models under DIR: sets COMMAND
+  local data=("${@:6}")
+  ((${#data[@]})) || data=(--data.input_key input --data.output_key output --data.input_template "{}")
   COMMAND=("$PY" -m openrlhf_mlpo.cli.run_openrlhf openrlhf.cli.train_sft
     --model.model_name_or_path "$DIR/$2" --ckpt.output_dir "$DIR/$1" --ckpt.path "$DIR/ckpt/${1//\//_}"
-    --data.dataset "$3" --data.input_key input --data.output_key output --data.input_template "{}"
-    --data.max_len "$MAX_LEN" --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size "$4"
+    --data.dataset "$3" "${data[@]}" --data.max_len "$MAX_LEN" --ds.zero_stage 0 --train.max_epochs 1 --train.batch_size "$4"
     --train.micro_batch_size "$4" --adam.lr "$5" --train.seed $((SEED + 1)))
 }
 schooling() { # sets COMMAND to the leader's schooling: its beliefs, and a habit of using the team badly
