@@ -65,7 +65,7 @@ CONDITIONS=("$PY" "$Q/conditions.py" --greedy "$DIR/dev_greedy" --sampled "$DIR/
 stage conditions "${CONDITIONS[@]}"
 
 # MLPO with rounds, and on as many leader outputs without; plain GRPO without a team, on as many leader outputs and on
-# at least as many generated tokens (twice the outputs: the team's tokens are fewer than the leader's).
+# at least as many generated tokens (half again the outputs: the team's tokens are a fourth of the leader's).
 ROUNDS_FLAGS=(--mlpo.rounds 3 --mlpo.team "$DIR/team.yaml" --mlpo.solo_fraction 0.3)
 train mlpo sft "$EPISODES" "${ROUNDS_FLAGS[@]}"
 MLPO_RUN=("${COMMAND[@]}")
@@ -73,7 +73,7 @@ train grpo sft $((2 * EPISODES)) --mlpo.solo_fraction 1
 stage mlpo+grpo "${MLPO_RUN[@]}" --and "${COMMAND[@]}"
 train no_rounds sft $((2 * EPISODES)) --mlpo.solo_fraction 0.3
 NO_ROUNDS=("${COMMAND[@]}")
-train grpo_tokens sft $((4 * EPISODES)) --mlpo.solo_fraction 1
+train grpo_tokens sft $((3 * EPISODES)) --mlpo.solo_fraction 1
 stage no_rounds+grpo_tokens "${NO_ROUNDS[@]}" --and "${COMMAND[@]}"
 agents $((AGENT_ROWS / 3)) "${UNSEEN[@]:0:4}"
 FIRST=("${COMMAND[@]}")
