@@ -3,7 +3,6 @@
     python3 recipes/results.py runs/claims/report/report.csv
     python3 recipes/results.py --brief runs/quickstart/report/report.csv
     python3 recipes/results.py --claims recipes/claims/results/results.csv
-    python3 recipes/results.py --claims recipes/claims/results/results.csv
 
 Such a file is the report.csv that eval/report.py writes of several seeds together. The runs that come first in it are
 those that the claims are tested on; a row or table that no run has figures for is left out. --brief: accuracies and
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eval.reporting.claims import (  # noqa: E402
     AGENTS_RIGHT,
+    CLAIMS,
     GRPO,
     GRPO_TOKENS,
     NO_ROUNDS,
@@ -52,23 +52,7 @@ ROWS = {
     "leader alone, plain GRPO on as many generated tokens": System("leader_solo", GRPO_TOKENS),
     "any agent right (oracle)": ORACLE,
 }
-CLAIMS = {
-    "a": "leader + team, last round, is above majority vote, best agent, router, the leader's own vote and mixture of "
-    "agents at equal generations, and the same leader before MLPO",
-    "b": "its last round is above its first, and no round is below the leader before MLPO",
-    "c": "alone it is above itself before MLPO, and above plain GRPO",
-    "d": "it is above vote and the leader before MLPO where one agent is right, not below itself alone where none is",
-    "e": "with teams that it never saw it is above their majority vote",
-}
-CLAIMS = {
-    "a": "leader + team in the last round is above majority vote, best agent, router, self-consistency and mixture of "
-    "agents on as many generations, and the same leader before MLPO",
-    "b": "the last round is above the first, and no round is below the leader before MLPO",
-    "c": "alone the leader is above itself before MLPO and above plain GRPO, on as many outputs and on more tokens",
-    "d": "where one agent is right it is above vote and itself before MLPO; where none is, not below itself alone",
-    "e": "with teams of 3, 5 and 8 agents that it never saw it is above their vote",
-}
-NOT_WELL = (FAILS, OPEN, FEW, HOLDS)  # verdicts, the worst first
+WORST_FIRST = (FAILS, OPEN, FEW, HOLDS)
 COMPARISONS = {
     "leader + team, round 0 − majority vote": Pair(TEAM.at(0), MAJORITY),
     "leader + team, round 0 − best agent": Pair(TEAM.at(0), BEST),
@@ -150,36 +134,34 @@ def verdicts(results: Results) -> pd.DataFrame:
 
 
 def claims(results: Results) -> pd.DataFrame:
-    """The claims over all seeds, each with its verdict and the comparison that is closest to failing."""
+    """The claims (a) to (e) over all seeds, each with its verdict and the comparison that is closest to failing."""
     rows = results.of("difference").rename(columns={"value": "diff"})
-    seed = list(rows["seed"])[-1]  # "together" where there are several
+    seed = "together" if "together" in set(rows["seed"]) else rows["seed"].iloc[0]
     rows = rows[rows["seed"].eq(seed)]
     rows = rows[rows["runs"].eq(results.first) | rows["claim"].eq("e")]
+    rows = rows.assign(rank=rows["verdict"].map(WORST_FIRST.index)).sort_values(["rank", "diff"], kind="stable")
     entries = []
-    for claim, text in CLAIMS.items():
-        parts = rows[rows["claim"].eq(claim)]
-        if len(parts):
-            rank = parts["verdict"].map(NOT_WELL.index)
-            last = parts.assign(rank=rank).sort_values(["rank", "diff"]).iloc[0]
-            where = AGENTS_RIGHT[None if pd.isna(last["agents_right"]) else last["agents_right"]]
-            at = "" if pd.isna(last["against_round"]) else f", round {last['against_round'] + 1}"
-            closest = f"{difference(last)} against {last['against']}{at}{where}"
-            if claim == "e":
-                closest += f" ({last['runs']})"
-            entries.append({"claim": f"({claim}) {text}", "verdict": combined(parts), "closest comparison": closest})
+    for claim, parts in rows.groupby("claim"):
+        if claim not in "abcde":  # (a, one round) is no claim of its own
+            continue
+        worst = parts.iloc[0]
+        where = AGENTS_RIGHT[None if pd.isna(worst["agents_right"]) else worst["agents_right"]]
+        at = "" if pd.isna(worst["against_round"]) else f", round {worst['against_round'] + 1}"
+        team = f" ({worst['runs']})" if claim == "e" else ""
+        name, closest = f"({claim}) {CLAIMS[claim]}", f"{difference(worst)} against {worst['against']}{at}{where}{team}"
+        entries.append({"claim": name, "verdict": combined(parts), "closest comparison": closest})
     return pd.DataFrame(entries)
 
 
 def steps(results: Results) -> pd.DataFrame:
     """What each step of training brought, over all seeds."""
-    leaders = (
-        results.of("revises", runs=results.first)["system"].str.extract(r"leader_team\[(.*)\]")[0].dropna().unique()
-    )
+    systems = results.of("accuracy", runs=results.first)["system"]
+    leaders = systems.str.extract(r"leader_team\[(.*)\]")[0].dropna().unique()
     rows = [
-        {"step of training": f"{pair.a}: {what}", "against": pair.b.leader,
-         "together": results.difference(results.first, "together", pair)}
+        {"step of training": f"{pair.a}: {what}", "against": pair.b.leader, "together": cell}
         for pair, what in step_pairs(list(leaders))
-    ]  # fmt: skip
+        if (cell := results.difference(results.first, "together", pair))
+    ]
     return pd.DataFrame(rows)
 
 

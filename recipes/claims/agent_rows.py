@@ -81,27 +81,24 @@ def agent_rows(
     the agent would take up most: what it keeps it soon learns, to copy it learns slowly.
     """
     for own in beliefs:
-        form = rng.random()
+        form, others = rng.random(), []
         rows = list(itertools.islice(questions, candidates if form < revise + listen else 1))
         problems = [Problem.of(row["subtask"], row["question"]) for row in rows]
         alike = [pair for pair in zip(problems, rows) if len(pair[0].words) == len(problems[0].words)]
         problem, row = max(alike, key=lambda pair: len(own.yields.intersection(pair[0].facts)))
         if form < revise:
             last = own.claims(problem, [some_claims(rng, problem)] if rng.random() < 0.5 else [])
-            said = led(rng, problem, own, last)
+            others = [led(rng, problem, own, last)]
             before = f"{problem.solve(some_claims(rng, problem))[0]} , {rng.choice(DOUBTS)} "
-            leader = lead(problem, said, before if rng.random() < 0.15 else "")
+            leader = lead(problem, others[0], before if rng.random() < 0.15 else "")
             messages = agent_messages(TEMPLATE, row["question"], own=respond(problem, last), leader=leader)
-            claims = own.claims(problem, [said])
         elif form < revise + listen:
             most = some_claims(rng, problem)  # what two of three say
             others = rng.sample([most, most, some_claims(rng, problem)], 3)
-            messages = leader_messages(TEMPLATE, row["question"], [respond(problem, each) for each in others])
-            claims = own.claims(problem, others)
+            messages = leader_messages(TEMPLATE, row["question"], [respond(problem, claims) for claims in others])
         else:
             messages = agent_messages(TEMPLATE, row["question"])
-            claims = own.claims(problem)
-        yield messages, respond(problem, claims)
+        yield messages, respond(problem, own.claims(problem, others))
 
 
 def main() -> None:

@@ -56,8 +56,8 @@ def about(run: Path, seed: int) -> Iterator[dict]:
 def keep(run: Path, out: Path) -> None:
     """Write the two files of one run."""
     seed = read_json(run / "eval" / "manifest.json")["seed"]
-    outcomes.keep([load_run(run / name) for name in EVALUATIONS if (run / name).exists()], out / f"seed{seed}.csv.gz")
     rows = pd.DataFrame(about(run, seed), columns=COLUMNS).dropna(axis=1, how="all")
+    outcomes.keep([load_run(run / name) for name in EVALUATIONS if (run / name).exists()], out / f"seed{seed}.csv.gz")
     write_whole(out / f"seed{seed}.csv", [rows.to_csv(index=False)])
 
 

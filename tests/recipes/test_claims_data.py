@@ -79,7 +79,7 @@ def test_agents_are_of_like_skill_at_every_kind_and_err_on_different_questions()
     assert sum(any_right) / len(rows) > max(accuracy(agent, rows) for agent in agents[:3]) + 0.2
 
 
-def test_agents_think_again_where_others_claim_something_else_and_only_there() -> None:
+def test_agents_think_again_where_they_are_not_sure_and_only_there() -> None:
     agent, rng, changes = k.Beliefs("0/agent 1"), random.Random(0), {"kept": 0, "taken up": 0, "recalled": 0}
     for row in first("test", 300):
         others = [agent_rows.some_claims(rng, problem(row))]

@@ -62,6 +62,7 @@ def test_what_is_kept_gives_the_statistics_of_the_evaluations(seeds, tmp_path):
     printed = python(PRINT, tmp_path / "results.csv").stdout
     assert "| any agent right | >= 0.1 | 0.500 | 0.600 |" in printed
     assert "| sft | 30 | 30 |" in printed
+    assert "| leader_team[mlpo]: MLPO | untrained | +" in printed
     rows = python(PRINT, "--claims", tmp_path / "results.csv").stdout.splitlines()
     assert [row[2:5] for row in rows[2:]] == [f"({claim})" for claim in "abcde"]
     together = kept[kept["seed"].eq("together")].set_index(["metric", "system", "runs"])["verdict"]
