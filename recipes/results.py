@@ -127,7 +127,10 @@ def revising(results: Results) -> pd.DataFrame:
 
 
 def verdicts(results: Results) -> pd.DataFrame:
+    """The verdict on each claim by seed: those on the first runs, and (e) on all teams that the leader never saw."""
     words = results.of("claim", runs=results.first).set_index(["system", "seed"])["verdict"].unstack(sort=False)
+    for seed, parts in results.of("difference", claim="e").groupby("seed"):
+        words.loc["e", seed] = combined(parts)
     words.columns = [seed if seed == "together" else f"seed {seed}" for seed in words]
     words.insert(0, "claim", words.index.map("({})".format))
     return words

@@ -8,7 +8,8 @@
 `whole`   whole runs with engines, in turn: stock gets the leader prompts as plain text from a file, ours renders them
           from a pool. The model is untrained: nearly every response has the full length, and all steps are alike.
 `rounds`  whole runs with `--mlpo.rounds 2` and with 1, in turn, as many leader outputs a step; the team answers at once
-          (Python functions), so that what is left is what rounds themselves cost.
+          (Python functions), so that what is left is what rounds themselves cost. Steps are those of
+          recipes/claims_cpu.sh: 32 groups of 8 outputs, of up to 80 tokens.
 `samples` whole runs with `--mlpo.log_samples` at its default and with 0, in turn.
 
 Times are medians; of a run or worker the first two steps do not count. Prints one JSON object a line.
@@ -37,12 +38,7 @@ from tests.small import make_rows, write_pool  # noqa: E402
 from tests.stack import MLPO, REWARD, STOCK, finish, start  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
-PROMPTS_A_STEP, SAMPLES = 32, 4
-STEP_FLAGS = (
-    *("--rollout.batch_size", str(PROMPTS_A_STEP), "--rollout.n_samples_per_prompt", str(SAMPLES)),
-    *("--train.batch_size", str(PROMPTS_A_STEP * SAMPLES), "--train.micro_batch_size", "32"),
-    *("--rollout.max_new_tokens", "32", "--rollout.micro_batch_size", "32", "--train.seed", "42"),
-)
+PROMPTS_A_STEP = 32
 PARTS = ("timing/generation", "timing/make_experience", "timing/ppo_train", "timing/broadcast")
 # A toy leader, and one of 10 million parameters.
 TOY = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192)
@@ -52,6 +48,15 @@ SHAPES = {
     "toy": (TOY, 32, (130, 300), (40, 60), 8, 128),
     "10M, P=1024, R=128": (TEN_MILLION, 2, (1024, 1024), (128, 128), 8, 8),
 }
+
+
+def step_flags(samples: int, tokens: int) -> list[str]:
+    """Flags of a step of `PROMPTS_A_STEP` groups of `samples` outputs of at most `tokens` tokens."""
+    return [
+        *("--rollout.batch_size", str(PROMPTS_A_STEP), "--rollout.n_samples_per_prompt", str(samples)),
+        *("--train.batch_size", str(PROMPTS_A_STEP * samples), "--train.micro_batch_size", "32"),
+        *("--rollout.max_new_tokens", str(tokens), "--rollout.micro_batch_size", "32", "--train.seed", "42"),
+    ]
 
 
 def main() -> None:
@@ -208,18 +213,11 @@ def measure_variants(part: str, runs: int, steps_a_run: int) -> dict:
         for run in range(runs):
             for on in (False, True) if run % 2 else (True, False):
                 pool = folder / ("pool2" if on and part == "rounds" else "pool1")
-                flags = [
-                    "--mlpo.pool",
-                    str(pool),
-                    "--mlpo.template",
-                    "compact",
-                    "--mlpo.drop_correct",
-                    "2",
-                    *STEP_FLAGS,
-                ]
+                flags = ["--mlpo.pool", str(pool), "--mlpo.template", "compact", "--mlpo.drop_correct", "2"]
+                flags += step_flags(samples=8, tokens=80)
+                flags += features[part] if on else plain[part]
                 name = f"{part}{on}{run}"
-                more = features[part] if on else plain[part]
-                steps[on] += finish(start(MLPO, folder, name, *flags, *more), folder, name)[2:]
+                steps[on] += finish(start(MLPO, folder, name, *flags), folder, name)[2:]
     result = {"steps": {("without", "with")[on]: len(values) for on, values in steps.items()}}
     for key in ("timing/step_total", *PARTS):
         result[f"ratio {key}"] = round(median(steps[True], key) / median(steps[False], key), 4)
@@ -251,7 +249,7 @@ def write_prompts(folder: Path) -> None:
 
 def measure(folder: Path, name: str, run: str) -> list[dict]:
     """The metrics of every step of one run."""
-    flags = list(STEP_FLAGS)
+    flags = step_flags(samples=4, tokens=32)
     if name == "ours":
         flags += ["--mlpo.pool", str(folder / "pool"), "--mlpo.template", "compact", "--mlpo.drop_correct", "2"]
         return finish(start(MLPO, folder, run, *flags), folder, run)
