@@ -47,6 +47,7 @@ ROWS = {
     "best agent": BEST,
     "router": ROUTER,
     "leader alone, after MLPO": SOLO,
+    "leader alone, after MLPO on round 0 only": System("leader_solo", NO_ROUNDS),
     "leader alone, before MLPO": System("leader_solo", UNTRAINED),
     "leader alone, plain GRPO on as many rollouts": System("leader_solo", GRPO),
     "leader alone, plain GRPO on as many generated tokens": System("leader_solo", GRPO_TOKENS),
@@ -61,6 +62,7 @@ COMPARISONS = {
     "leader + team, last round − best agent": Pair(TEAM, BEST),
     "leader + team, last round − router": Pair(TEAM, ROUTER),
     "leader + team, last round − before MLPO": Pair(TEAM, BEFORE),
+    "leader + team, last round − vote of the responses shown before MLPO": Pair(TEAM, System("team_vote", UNTRAINED)),
     "leader alone − the same before MLPO": Pair(SOLO, System("leader_solo", UNTRAINED)),
     "leader alone − plain GRPO alone": Pair(SOLO, System("leader_solo", GRPO)),
     "leader + team, last round − round 0": Pair(TEAM, TEAM.at(0)),
@@ -97,21 +99,26 @@ def tables(results: Results, brief: bool = False) -> str:
     return "\n\n".join(table(part) for part in parts if len(part))
 
 
+def column(seed: str) -> str:
+    """The heading over the figures of a seed, or of all seeds together."""
+    return seed if seed == "together" else f"seed {seed}"
+
+
 def accuracies(results: Results, runs: str, heading: str) -> pd.DataFrame:
     """A row per system that was evaluated, a column per seed, the rounds with arrows between them."""
     rows = []
     for title, system in ROWS.items():
         by_seed = results.of("accuracy", runs=runs, system=str(system)).groupby("seed")["value"]
-        cells = {f"seed {seed}": arrows(values) for seed, values in by_seed if seed != "together"}
+        cells = {column(seed): arrows(values) for seed, values in by_seed}
         rows += [{heading: title, **cells}] if cells else []
     return pd.DataFrame(rows)
 
 
 def comparisons(results: Results) -> pd.DataFrame:
-    seeds = [s for s in results.of("difference", runs=results.first)["seed"].unique() if s != "together"]
+    seeds = results.of("difference", runs=results.first)["seed"].unique()
     rows = []
     for title, pair in COMPARISONS.items():
-        cells = {f"seed {seed}": results.difference(results.first, seed, pair) for seed in seeds}
+        cells = {column(seed): results.difference(results.first, seed, pair) for seed in seeds}
         rows += [{"difference, 95 % interval": title, **cells}] if any(cells.values()) else []
     return pd.DataFrame(rows)
 
@@ -131,7 +138,7 @@ def verdicts(results: Results) -> pd.DataFrame:
     words = results.of("claim", runs=results.first).set_index(["system", "seed"])["verdict"].unstack(sort=False)
     for seed, parts in results.of("difference", claim="e").groupby("seed"):
         words.loc["e", seed] = combined(parts)
-    words.columns = [seed if seed == "together" else f"seed {seed}" for seed in words]
+    words.columns = [column(seed) for seed in words]
     words.insert(0, "claim", words.index.map("({})".format))
     return words
 
@@ -159,7 +166,7 @@ def claims(results: Results) -> pd.DataFrame:
 def steps(results: Results) -> pd.DataFrame:
     """What each step of training brought, over all seeds."""
     systems = results.of("accuracy", runs=results.first)["system"]
-    leaders = systems.str.extract(r"leader_team\[(.*)\]")[0].dropna().unique()
+    leaders = systems.str.extract(r"leader_\w+\[(.*)\]")[0].dropna().unique()
     rows = [
         {"step of training": f"{pair.a}: {what}", "against": pair.b.leader, "together": cell}
         for pair, what in step_pairs(list(leaders))

@@ -152,7 +152,7 @@ def step_pairs(leaders: Sequence[str]) -> list[tuple[Pair, str]]:
         GRPO: (f"{sft}GRPO", (UNTRAINED,)),
         GRPO_TOKENS: (f"{sft}GRPO, as many tokens", (UNTRAINED,)),
         NO_SFT: ("MLPO without SFT", (BASE,)),
-        NO_ROUNDS: (f"{sft}MLPO on round 0 only", (UNTRAINED,)),
+        NO_ROUNDS: (f"{sft}MLPO on round 0 only", (UNTRAINED, GRPO, GRPO_TOKENS)),
     }
     steps = {**steps, first: (f"{sft}MLPO", (UNTRAINED, GRPO, GRPO_TOKENS, NO_ROUNDS, NO_SFT, BASE))}
     return [
