@@ -87,7 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "'(no answer)' (default: 0.1)",
     )
     group.add_argument(
-        "--mlpo.solo_fraction", type=float, default=0.0, help="share of prompts without a team, 0 to 1 (default: 0)"
+        "--mlpo.solo_fraction",
+        type=float,
+        default=0.0,
+        help="share of round 0's prompts that are without a team, 0 to 1; later rounds have none, so that with more "
+        "rounds the same share of all outputs takes a higher one (default: 0)",
     )
     group.add_argument(
         "--mlpo.show",
