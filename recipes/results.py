@@ -109,7 +109,7 @@ def accuracies(results: Results, runs: str, heading: str) -> pd.DataFrame:
     rows = []
     for title, system in ROWS.items():
         by_seed = results.of("accuracy", runs=runs, system=str(system)).groupby("seed")["value"]
-        cells = {column(seed): arrows(values) for seed, values in by_seed}
+        cells = {column(str(seed)): arrows(values) for seed, values in by_seed}
         rows += [{heading: title, **cells}] if cells else []
     return pd.DataFrame(rows)
 
