@@ -12,7 +12,7 @@ import os
 import runpy
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from openrlhf_mlpo import cpu
 from openrlhf_mlpo.errors import UserError, run_cli
@@ -20,38 +20,25 @@ from openrlhf_mlpo.train import flags, seams
 
 
 def run_module(
-    module: str,
-    argv: list[str],
-    *,
-    extend: Callable[[argparse.ArgumentParser], None] | None = None,
-    check: Callable[[argparse.ArgumentParser, argparse.Namespace], None] | None = None,
+    module: str, argv: list[str], *, extend: Sequence[Callable] = (), check: Sequence[Callable] = ()
 ) -> None:
-    """Run `python3 -m module argv…` in this process; `extend` and `check` reach its argument parser."""
-    on_cpu = cpu.use_cpu()
-    if on_cpu:
+    """Run `python3 -m module argv…` in this process; `extend` and `check`: see `seams.extend_parsers`."""
+    if cpu.use_cpu():
         cpu.activate()
-
-    def extend_all(parser: argparse.ArgumentParser) -> None:
-        if on_cpu:
-            cpu.extend_parser(parser)
-        if extend is not None:
-            extend(parser)
-
-    def check_all(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-        if check is not None:
-            check(parser, parsed)
-        if on_cpu:
-            cpu.check_arguments(vars(parsed))
-        if on_cpu and "vllm.num_engines" in vars(parsed):
-            cpu.init_ray()
-
-    seams.extend_parsers(extend_all, check_all)
+        extend, check = [cpu.extend_parser, *extend], [*check, _check_on_cpu]
+        if not module.endswith("_ray"):
+            _single_process_environment()
+    seams.extend_parsers(extend, check)
     sys.argv = [module, *argv]
-    if on_cpu and not module.endswith("_ray"):
-        _single_process_environment()
     # What `python3 -m` does: an already imported copy of the module would be run a second time otherwise.
     sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _check_on_cpu(_parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    cpu.check_arguments(vars(parsed))
+    if "vllm.num_engines" in vars(parsed):
+        cpu.init_ray()
 
 
 def _single_process_environment() -> None:

@@ -25,7 +25,7 @@ def main() -> None:
             inputs.check_files(args, vars(parsed))
             trainer.register()
 
-    run_module(seams.TRAIN_MODULE, sys.argv[1:], extend=flags.add_arguments, check=check)
+    run_module(seams.TRAIN_MODULE, sys.argv[1:], extend=[flags.add_arguments], check=[check])
 
 
 if __name__ == "__main__":

@@ -206,25 +206,19 @@ def parsing(
 ) -> Generator:
     """For the code within, `program argv…` is the command line, and a refusal of it is a UserError; nothing is printed.
 
-    `extend` and `check` are given to `seams.extend_parsers`, one after the other.
+    `extend` and `check`: see `seams.extend_parsers`.
     """
 
     def refuse(message: str) -> NoReturn:
         raise Stop(message)
 
-    def extend_all(parser: argparse.ArgumentParser) -> None:
+    def refuse_mistakes(parser: argparse.ArgumentParser) -> None:
         parser.error = refuse
-        for step in extend:
-            step(parser)
-
-    def check_all(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-        for step in check:
-            step(parser, parsed)
 
     before, path, parse_args = sys.argv, sys.path[:], argparse.ArgumentParser.parse_args
     sys.argv = [program, *argv]
     sys.path[:0] = [str(Path(program).parent)] if program.endswith(".py") else []  # as `python3 SCRIPT` does
-    seams.extend_parsers(extend_all, check_all)
+    seams.extend_parsers([refuse_mistakes, *extend], check)
     quiet = (contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()))
     try:
         with quiet[0], quiet[1], warnings.catch_warnings():

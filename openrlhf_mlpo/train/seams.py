@@ -14,7 +14,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +209,8 @@ def plain_class(actor_class) -> Any:
     return actor_class.__ray_metadata__.modified_class
 
 
-def extend_parsers(extend: Callable[[argparse.ArgumentParser], None], check: Callable | None = None) -> None:
-    """Let `extend(parser)` add to, and `check(parser, parsed)` refuse, what OpenRLHF's entry points parse.
+def extend_parsers(extend: Iterable[Callable], check: Iterable[Callable] = ()) -> None:
+    """Let each `extend(parser)` add to, and each `check(parser, parsed)` refuse, what OpenRLHF's entry points parse.
 
     They build their parser inside `if __name__ == "__main__"` and pass the result to `hierarchize`, so the one place
     to reach it is `ArgumentParser.parse_args` itself; the replacement lasts for one call.
@@ -220,10 +220,11 @@ def extend_parsers(extend: Callable[[argparse.ArgumentParser], None], check: Cal
     @functools.wraps(original)
     def parse_args(self, args=None, namespace=None):
         argparse.ArgumentParser.parse_args = original
-        extend(self)
+        for step in extend:
+            step(self)
         parsed = original(self, args, namespace)
-        if check is not None:
-            check(self, parsed)
+        for step in check:
+            step(self, parsed)
         return parsed
 
     argparse.ArgumentParser.parse_args = parse_args

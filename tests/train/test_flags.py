@@ -23,10 +23,10 @@ def stock_parser() -> argparse.ArgumentParser:
     class Built(Exception):
         pass
 
-    def capture(parser, _parsed=None):
+    def capture(parser):
         raise Built(parser)
 
-    seams.extend_parsers(lambda parser: (flags.add_arguments(parser), capture(parser)))
+    seams.extend_parsers([flags.add_arguments, capture])
     argv, sys.argv = sys.argv, ["train_mlpo_ray"]
     try:
         runpy.run_module(seams.TRAIN_MODULE, run_name="__main__")
