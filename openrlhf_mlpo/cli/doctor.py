@@ -46,13 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = machine.find_machine(args.gpus, args.gpu_memory, args.nodes)
     plan = Plan(here, args.leader, load_team(args.team) if args.team else None)
     levels = []
-    steps = (
-        machine.check_versions(),
-        machine.check_seams(),
-        machine.check_machine(here),
-        plan.check_commands(lines, on_cpu),
-    )
-    for finding in itertools.chain.from_iterable(steps):
+    steps = (machine.check_versions(), machine.check_machine(here), plan.check_commands(lines, on_cpu))
+    for finding in itertools.chain(*steps):
         levels.append(finding.level)
         fix = f"\n{'':<8}fix: {finding.fix}" if finding.fix else ""
         print(f"{finding.level:<8}{finding.text}{fix}", flush=True)

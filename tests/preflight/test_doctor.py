@@ -182,7 +182,8 @@ def test_ray_that_is_not_there(monkeypatch):
 
 
 def test_versions_and_seams_of_this_environment():
-    assert not [finding for finding in (*machine.check_versions(), *machine.check_seams()) if finding.level == FATAL]
+    found = list(machine.check_versions())
+    assert not texts(found, FATAL) and "places where OpenRLHF is extended are there" in texts(found, OK)
 
 
 def test_another_openrlhf(monkeypatch):
@@ -205,7 +206,7 @@ def test_a_pin_that_is_not_kept(monkeypatch):
 
 def test_a_seam_that_moved(monkeypatch):
     monkeypatch.setitem(seams.SEAMS, ("openrlhf.trainer.ppo_trainer", "NoTrainer"), "looked up by nobody")
-    (finding,) = machine.check_seams()
+    (finding,) = machine.check_versions()
     assert finding.level == FATAL
     assert "openrlhf.trainer.ppo_trainer has no NoTrainer" in finding.text
 
