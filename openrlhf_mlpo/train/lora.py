@@ -7,6 +7,7 @@ which vLLM refuses at the first weight sync (OpenRLHF issue 1349).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 
 
@@ -29,25 +30,17 @@ class MergedWeight:
         return weight
 
 
-class MergedModel:
+def merged_parameters(peft_model) -> Iterator[tuple[str, MergedWeight]]:
     """`named_parameters()` of a PEFT model as if its adapters had been merged; the model itself is not changed."""
-
-    def __init__(self, peft_model):
-        self._model = peft_model
-
-    def named_parameters(self) -> Iterator[tuple[str, MergedWeight]]:
-        model = self._model.get_base_model()
-        for name, parameter in model.named_parameters():
-            if ".lora_" in name:
-                continue
+    model = peft_model.get_base_model()
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name:
             owner, _, kind = name.rpartition(".base_layer.")
-            adapted = owner and kind == "weight"
-            yield (
-                name.replace(".base_layer.", "."),
-                MergedWeight(parameter, model.get_submodule(owner) if adapted else None),
-            )
+            layer = model.get_submodule(owner) if owner and kind == "weight" else None
+            yield name.replace(".base_layer.", "."), MergedWeight(parameter, layer)
 
 
 def merged_actor(actor) -> SimpleNamespace:
     """As much of OpenRLHF's `Actor` as `ActorPPOTrainer.broadcast_to_vllm` uses, with merged weights."""
-    return SimpleNamespace(model=SimpleNamespace(module=MergedModel(actor.model.module)))
+    module = SimpleNamespace(named_parameters=partial(merged_parameters, actor.model.module))
+    return SimpleNamespace(model=SimpleNamespace(module=module))
