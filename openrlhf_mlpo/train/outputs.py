@@ -20,6 +20,6 @@ def accuracies(experience: Experience) -> list[float]:
     return experience.info.get("accuracy", experience.scores).tolist()
 
 
-def is_right(accuracy: float) -> bool:
-    """Whether an output of that accuracy counts as right."""
-    return accuracy > 0.5
+def are_right(experience: Experience) -> list[bool]:
+    """Which of its outputs count as right."""
+    return [accuracy > 0.5 for accuracy in accuracies(experience)]

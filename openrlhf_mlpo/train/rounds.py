@@ -27,7 +27,7 @@ from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player, agent_player
 from openrlhf_mlpo.team import load_team
 from openrlhf_mlpo.train.dataset import make_label
-from openrlhf_mlpo.train.outputs import accuracies, is_right, output_text
+from openrlhf_mlpo.train.outputs import are_right, output_text
 from openrlhf_mlpo.verify.labels import parse_label
 
 VERIFY_THREADS = 4
@@ -159,15 +159,16 @@ class LaterRounds:
         while len(carried) < wanted and depth < max(map(len, outputs), default=0):
             for (state, _), ordered in zip(frontier, outputs, strict=True):
                 if depth < len(ordered) and len(carried) < wanted:
-                    carried.append(Carried(state, self._text(ordered[depth]), is_correct(ordered[depth])))
+                    (right,) = are_right(ordered[depth])
+                    carried.append(Carried(state, self._text(ordered[depth]), right))
             depth += 1
         return carried
 
     def _in_order(self, group: Sequence[Experience]) -> list[Experience]:
         """A group's outputs in the order in which they would go on."""
-        outputs = sorted(group, key=lambda experience: self._text(experience))
+        outputs = sorted(group, key=self._text)
         self.rng.shuffle(outputs)
-        sides = [[e for e in outputs if is_correct(e)], [e for e in outputs if not is_correct(e)]]
+        sides = [[e for e in outputs if are_right(e) == [right]] for right in (True, False)]
         if self.carry == "sampled" or not all(sides):
             return outputs
         if self.carry == "balanced":
@@ -210,11 +211,6 @@ def revised_draw(carried: Carried, texts: Sequence[str | None]) -> Draw:
         correct=tuple(verdict is not None and bool(verdict.correct) for verdict in verdicts),
         agents=carried.state.draw.agents,
     )
-
-
-def is_correct(experience: Experience) -> bool:
-    """Whether an experience's one output was right."""
-    return is_right(accuracies(experience)[0])
 
 
 def label_of(group: Sequence[Experience]) -> dict:

@@ -14,7 +14,7 @@ from openrlhf.utils.logging_utils import init_logger
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.files import write_jsonl
 from openrlhf_mlpo.train.checkpoints import SAMPLES
-from openrlhf_mlpo.train.outputs import accuracies, is_right, output_text
+from openrlhf_mlpo.train.outputs import are_right, output_text
 from openrlhf_mlpo.verify.extract import extract_answer
 from openrlhf_mlpo.verify.labels import Label, parse_label
 
@@ -103,9 +103,9 @@ def groups_of(experiences: Iterable[Experience]) -> list[Group]:
     """The groups of a rollout batch; an experience may hold outputs of several."""
     groups: dict[tuple[str, str], Group] = {}
     for experience in experiences:
-        each = zip(experience.prompts, experience.labels, accuracies(experience), strict=True)
-        for i, (prompt, text, accuracy) in enumerate(each):
+        each = zip(experience.prompts, experience.labels, are_right(experience), strict=True)
+        for i, (prompt, text, right) in enumerate(each):
             if (prompt, text) not in groups:
                 groups[prompt, text] = Group(prompt, parse_label(text))
-            groups[prompt, text].outputs.append((experience, i, is_right(accuracy)))
+            groups[prompt, text].outputs.append((experience, i, right))
     return list(groups.values())
