@@ -17,7 +17,7 @@ from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 from openrlhf.utils.seqlen_balancing import get_minimum_num_micro_batch_size, get_seqlen_balanced_partitions
 
-from openrlhf_mlpo.train.shared_prompt import prompt_and_output
+from openrlhf_mlpo.train.shared_prompt import by_prompt, prompt_and_output
 
 # A sample as its prompt and the number of its output's tokens.
 Sample = tuple[tuple[int, ...], int]
@@ -28,14 +28,6 @@ def sizes(sample: Experience) -> Sample:
     fields = (sample.sequences, sample.attention_mask, sample.action_mask)
     prompt, output, _ = prompt_and_output(*(tensor.flatten() for tensor in fields))
     return prompt, len(output)
-
-
-def by_prompt(samples: Sequence[Sample]) -> list[list[int]]:
-    """Indices of samples, those of equal prompts together, in the order in which prompts first appear."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, (prompt, _) in enumerate(samples):
-        groups.setdefault(prompt, []).append(index)
-    return list(groups.values())
 
 
 def row_length(samples: Sequence[Sample], group: Sequence[int]) -> int:
@@ -49,7 +41,7 @@ def token_batches(samples: Sequence[Sample], limit: int, *, multiple: int = 1, l
     Their number is rounded down to a multiple of `multiple`, as in OpenRLHF, and is at least `least`.
     """
     pieces = []
-    for group in by_prompt(samples):
+    for group in by_prompt([prompt for prompt, _ in samples]):
         piece: list[int] = []
         for index in group:
             if piece and row_length(samples, [*piece, index]) > limit:
@@ -152,7 +144,8 @@ def balance_prompts(experiences: list[Experience], args) -> list[Experience]:
     items = [item for experience in experiences for item in split_experience_batch(experience)]
     samples = [sizes(item) for item in items]
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
-    groups = sorted(by_prompt(samples), key=lambda group: row_length(samples, group), reverse=True)
+    groups = by_prompt([prompt for prompt, _ in samples])
+    groups.sort(key=lambda group: row_length(samples, group), reverse=True)
     deals = [groups[i : i + ranks] for i in range(0, len(groups), ranks)]
     half = (len(deals) + 1) // 2
     short = [deal[::-1] for deal in reversed(deals[half:])]

@@ -12,6 +12,7 @@ tokens, so that any micro batch is right, and one that holds a whole group is ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,16 +70,21 @@ def prompt_and_output(sequence: torch.Tensor, attention_mask: torch.Tensor, acti
     return prompt, [tokens[c] for c in columns], columns
 
 
+def by_prompt(prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Indices of samples, those of equal prompts together, in the order in which prompts first appear."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(index)
+    return list(groups.values())
+
+
 def lay_out(sequences: torch.Tensor, attention_mask: torch.Tensor, action_mask: torch.Tensor) -> Rows:
     """The row of a micro batch, on the CPU. `sequences`, `attention_mask`: (B, T); `action_mask`: (B, A)."""
     samples = [prompt_and_output(*sample) for sample in zip(sequences.cpu(), attention_mask.cpu(), action_mask.cpu())]
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for number, (prompt, _, _) in enumerate(samples):
-        groups.setdefault(prompt, []).append(number)
-
     tokens, positions, group, output, labels, sample, column = ([] for _ in range(7))
     prompts, outputs, owners = [], [], []
-    for name, (prompt, members) in enumerate(groups.items()):
+    for name, members in enumerate(by_prompt([prompt for prompt, _, _ in samples])):
+        prompt = samples[members[0]][0]
         body = len(prompt) - 1
         prompts.append(torch.arange(len(tokens), len(tokens) + body))
         tokens += prompt[:-1]
