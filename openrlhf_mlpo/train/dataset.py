@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,8 @@ class TeamPromptDataset(PromptDataset):
     """
 
     def __init__(self, dataset, tokenizer, strategy, input_template=None, *, evaluation: bool = False) -> None:
-        """`dataset`: a `datasets.Dataset` with the pool columns. Raises UserError when it is not a usable pool."""
+        """`dataset`: a `datasets.Dataset` that `inputs.check_dataset` has passed. Raises UserError: no row is left."""
         args = strategy.args
-        check_columns(dataset.column_names, args.eval.dataset if evaluation else args.mlpo.pool)
         self.strategy = strategy
         self.tokenizer = tokenizer
         self.evaluation = evaluation
@@ -115,16 +114,12 @@ def make_label(question: Question, draw: Draw, more: Mapping[str, Any] | None = 
     return _to_json(label | dict(more or {}))
 
 
-def prompt_budget(args) -> int:
-    """Tokens a leader prompt may have: OpenRLHF's `--data.max_len` counts prompt and response together."""
-    return args.data.max_len - (args.rollout.max_new_tokens or args.data.max_len // 2)
-
-
 def make_renderer(tokenizer, args) -> PromptRenderer:
     """The renderer of leader prompts that the nested training arguments ask for."""
     variables = json_object(args.mlpo.chat_template_kwargs, "--mlpo.chat_template_kwargs")
     template = load_template(args.mlpo.template)
-    return PromptRenderer(tokenizer, template, prompt_budget(args), args.mlpo.show, chat_template_kwargs=variables)
+    budget = args.data.max_len - args.rollout.max_new_tokens  # --data.max_len counts prompt and output together
+    return PromptRenderer(tokenizer, template, budget, args.mlpo.show, chat_template_kwargs=variables)
 
 
 def select_rows(dataset, renderer: PromptRenderer, args, evaluation: bool) -> tuple[np.ndarray, str]:
@@ -180,12 +175,3 @@ def agents_by_row(dataset) -> tuple[list[str], np.ndarray]:
     responded[np.concatenate(rows), np.concatenate(agents)] = True
     team = sorted(columns)
     return team, responded[:, [columns[name] for name in team]]
-
-
-def check_columns(columns: Sequence[str], path: str) -> None:
-    """Raise UserError unless these are the columns of a pool."""
-    if missing := [name for name in POOL_COLUMNS if name not in columns]:
-        raise UserError(
-            f"{path}: column {missing[0]!r} is missing (found {', '.join(columns)}); a pool is made by "
-            "python3 -m openrlhf_mlpo.cli.sample_team"
-        )

@@ -166,8 +166,7 @@ def check_arguments(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
 
 def settle(args: dict, given: set[str]) -> None:
     """Fill in what MLPO has another default for than OpenRLHF. `args` are flat and changed in place."""
-    if "data.prompt_dataset" not in given:
-        args["data.prompt_dataset"] = args["mlpo.pool"]
+    args["data.prompt_dataset"] = args["mlpo.pool"]  # if given it is refused
     if "algo.advantage.estimator" not in given:
         args["algo.advantage.estimator"] = "dr_grpo"
     if args["mlpo.loss_norm"] != "constant" and "actor.loss_agg_mode" not in given:

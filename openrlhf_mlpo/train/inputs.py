@@ -28,7 +28,6 @@ from openrlhf_mlpo.train.dataset import (
     POOL_COLUMNS,
     RESPONSE_FIELDS,
     agents_by_row,
-    check_columns,
     make_renderer,
     select_rows,
     too_long,
@@ -87,7 +86,7 @@ def check_dataset(dataset, renderer: PromptRenderer, args, path: str, evaluation
     Raises UserError for a row that lacks a value or an agent, for too small a team, for a question that cannot fit
     (unless `--mlpo.drop_long` leaves it out), and when no question is left.
     """
-    check_columns(dataset.column_names, path)
+    _check_columns(dataset, path)
     if not len(dataset):
         raise UserError(f"{path}: the pool has no questions")
     _check_values(dataset, path)
@@ -117,12 +116,21 @@ def check_dataset(dataset, renderer: PromptRenderer, args, path: str, evaluation
     return int(keep.sum())
 
 
-def _check_values(dataset, path: str) -> None:
-    """Raise UserError for the first row of a pool with a null where a prompt or a label needs a value."""
+def _check_columns(dataset, path: str) -> None:
+    """Raise UserError unless these are the columns of a pool, and the responses have what a draw is made of."""
+    if missing := [name for name in POOL_COLUMNS if name not in dataset.column_names]:
+        raise UserError(
+            f"{path}: column {missing[0]!r} is missing (found {', '.join(dataset.column_names)}); a pool is made by "
+            "python3 -m openrlhf_mlpo.cli.sample_team"
+        )
     records = getattr(dataset.data.schema.field("responses").type, "value_type", None)
     fields = {field.name for field in records} if records is not None and pa.types.is_struct(records) else set()
     if missing := [name for name in RESPONSE_FIELDS if name not in fields]:
         raise UserError(f"{path}: column 'responses' must be a list of records that have {', '.join(missing)} too")
+
+
+def _check_values(dataset, path: str) -> None:
+    """Raise UserError for the first row of a pool with a null where a prompt or a label needs a value."""
     done = 0
     for batch in dataset.select_columns(list(POOL_COLUMNS)).with_format("arrow").iter(batch_size=20_000):
         lists = batch["responses"].combine_chunks()

@@ -54,10 +54,8 @@ class Carried:
 def round_counts(groups: int, rounds: int, later_share: float) -> list[int]:
     """How many of a batch's groups belong to each round: `later_share` of them to rounds t > 0 in equal parts.
 
-    Every round gets at least one group. Raises UserError when there are fewer groups than rounds.
+    Every round gets at least one group: `checks.CHECKS` refuses fewer groups than rounds.
     """
-    if groups < rounds:
-        raise UserError(f"--mlpo.rounds {rounds} needs as many groups in a batch, --rollout.batch_size is {groups}")
     later = min(max(round(groups * later_share), rounds - 1), groups - 1) if rounds > 1 else 0
     each, rest = divmod(later, max(rounds - 1, 1))
     return [groups - later, *(each + (t < rest) for t in range(rounds - 1))]

@@ -49,9 +49,8 @@ def _objection_of_flags(args: dict, given: set[str]) -> str:
     attention = args["ds.attn_implementation"]
     if "ds.attn_implementation" in given and attention not in ATTENTIONS:
         return f"--ds.attn_implementation {attention} cannot show an output its prompt and itself; use sdpa"
-    if args["train.dynamic_batch_enable"]:
-        return ""
-    if max(args["train.micro_batch_size"], args["rollout.micro_batch_size"]) < 2:
+    largest = max(args["train.micro_batch_size"], args["rollout.micro_batch_size"])
+    if largest < 2 and not args["train.dynamic_batch_enable"]:
         return (
             "micro batches of one sample share nothing; raise --train.micro_batch_size and --rollout.micro_batch_size "
             f"towards --rollout.n_samples_per_prompt {args['rollout.n_samples_per_prompt']}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from functools import cached_property
 from typing import Any
 
 import openrlhf.trainer.ppo_trainer as ppo_trainer
@@ -54,8 +55,7 @@ class MLPOActorTrainer(ppo_actor.ActorPPOTrainer):
                     step=step,
                     dynamic_batch=self.args.train.dynamic_batch_enable,
                 )
-            length = self.args.rollout.max_new_tokens or self.args.data.max_len
-            loss_batch_info = constant_loss_norm(loss_batch_info, length)
+            loss_batch_info = constant_loss_norm(loss_batch_info, self.args.rollout.max_new_tokens)
         return super().training_step(experience, kl_ctl, step, loss_batch_info)
 
     def broadcast_to_vllm(self):
@@ -89,7 +89,6 @@ class MLPOSamplesGenerator(SamplesGenerator):
 
     prompts_consumed = 0
     _evaluating = False
-    _opened_team = None
 
     def generate_eval_samples(self, **generate_kwargs):
         self._evaluating = True
@@ -112,7 +111,7 @@ class MLPOSamplesGenerator(SamplesGenerator):
         dataset, n = self.prompts_dataloader.dataset, self.args.rollout.n_samples_per_prompt
         batch = groups = [experiences[i : i + n] for i in range(0, len(experiences), n)]
         rng = random.Random(f"{self.args.train.seed}:{self.prompts_consumed}")
-        later = LaterRounds(self._team(), dataset.renderer, self.tokenizer, carry=self.args.mlpo.carry, rng=rng)
+        later = LaterRounds(self.team, dataset.renderer, self.tokenizer, carry=self.args.mlpo.carry, rng=rng)
         labels = [label_of(group) for group in groups]
         frontier = [
             (State(*dataset.state(label["row"], label["episode"])), group)
@@ -132,11 +131,10 @@ class MLPOSamplesGenerator(SamplesGenerator):
         rng.shuffle(batch)
         return [experience for group in batch for experience in group], consumed, exhausted
 
-    def _team(self):
+    @cached_property
+    def team(self):
         """The team that revises, opened when it is first asked."""
-        if self._opened_team is None:
-            self._opened_team = open_team(self.args)
-        return self._opened_team
+        return open_team(self.args)
 
     def generate_samples(self, **generate_kwargs):
         dataset = self.prompts_dataloader.dataset
