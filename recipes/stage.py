@@ -31,6 +31,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
+from openrlhf_mlpo.files import write_whole  # noqa: E402
+
 # What tells how far a stage is: tqdm's "37%|" (the last one printed), and training's own account of itself.
 PERCENT = re.compile(r"^(?!Map|Filter|Loading|Generating).*?(\d{1,3})%\|")  # not those of getting ready
 EPISODE = re.compile(r"Episode \[(\d+)/(\d+)\]: +(\d{1,3})%\|")
@@ -48,18 +53,15 @@ def run_stage(folder: Path, name: str, commands: list[list[str]], text: str) -> 
         why = "began with other commands" if mine["command"] != text else "stands on a stage that was run again"
         later = [stage for stage, r in records.items() if r["began"] >= mine["began"]]
         files = f"{{{','.join([name, *later])}}}" if later else name
-        print(
-            f"error: stage {name} {why}, so results would be mixed; take another folder than {folder}, or delete "
-            f"{file.parent}/{files}.json and what {'these stages' if later else 'the stage'} wrote",
-            file=sys.stderr,
+        raise UserError(
+            f"stage {name} {why}, so results would be mixed; take another folder than {folder}, or delete "
+            f"{file.parent}/{files}.json and what {'these stages' if later else 'the stage'} wrote"
         )
-        return 2
     if mine["finished"]:
         print(f"{name:<12} done before ({mine['seconds']:.0f} s)")
         return 0
-    for path in (file, log_file):
-        path.parent.mkdir(parents=True, exist_ok=True)
     write(file, mine)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     start = time.time()
     with log_file.open("w", encoding="utf-8") as log:
         for command in commands:
@@ -79,10 +81,7 @@ def run_stage(folder: Path, name: str, commands: list[list[str]], text: str) -> 
 
 
 def write(file: Path, record: dict) -> None:
-    """Write a record whole or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(file)
+    write_whole(file, [json.dumps(record, indent=1), "\n"])
 
 
 def watch(commands: list[list[str]], name: str, log) -> int:
@@ -189,12 +188,11 @@ def main() -> int:
     try:
         return run_stage(args.dir, args.name, commands, args.text or "\n".join(map(shlex.join, commands)))
     except OSError as error:
-        print(f"error: stage {args.name}: {error}", file=sys.stderr)
-        return 2
+        raise UserError(f"stage {args.name}: {error}") from None
     except KeyboardInterrupt:
         print(f"\ninterrupted in stage {args.name}; the same command continues", file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_cli(main)
