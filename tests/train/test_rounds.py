@@ -243,9 +243,7 @@ def test_a_later_prompt_is_that_of_inference(engine, tokenizer, pool):
     for group in later:
         label, prompt = json.loads(group[0].labels[0]), group[0].prompts[0]
         before = first[label["id"]]
-        outputs = {
-            tokenizer.decode(e.sequences[0][1:][e.action_mask[0].bool()], skip_special_tokens=True): e for e in before
-        }
+        outputs = {text_of(tokenizer, e): e for e in before}
         shown = [
             text
             for text in outputs
