@@ -24,7 +24,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from eval.options import USUAL, check, parse_args  # noqa: E402
-from eval.play.methods import Config, run_methods  # noqa: E402
+from eval.play.methods import run_methods  # noqa: E402
+from eval.play.state import Config  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli, versions  # noqa: E402
 from openrlhf_mlpo.files import write_jsonl, write_whole  # noqa: E402
 from openrlhf_mlpo.questions import Question  # noqa: E402

@@ -7,7 +7,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from eval.play.methods import BUDGETS, LEADER_METHODS, METHODS, Config
+from eval.play.methods import METHODS
+from eval.play.state import BUDGETS, LEADER_METHODS, Config
 from openrlhf_mlpo.cli.options import Parser, add_question_flags, at_least
 from openrlhf_mlpo.engines.base import json_object
 from openrlhf_mlpo.errors import UserError
@@ -109,10 +110,13 @@ def check(args: argparse.Namespace) -> tuple[dict[str, str], Config, list[int]]:
         leader_methods={name: comma(text, LEADER_METHODS, "--leader_methods") for name, text in limited.items()},
         **{flag: getattr(args, flag) for flag in same},
     )
-    config.check_budget(leaders)
-    if not any(
-        method not in LEADER_METHODS or any(config.plays(name, method) for name in leaders) for method in methods
-    ):
+    played = {method for method in LEADER_METHODS if any(config.plays(name, method) for name in leaders)}
+    if "tokens" in config.budgets and "leader_team" not in played:
+        raise UserError(
+            "--budget tokens compares with leader_team, which no leader plays: add it to --methods, and to "
+            "--leader_methods of a leader that is limited there"
+        )
+    if not played and set(methods) <= set(LEADER_METHODS):
         raise UserError(f"--leader_methods leaves no leader to play {', '.join(methods)}")
     return leaders, config, list(map(int, args.team_size.split(",")))
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from itertools import accumulate
 
 from eval.play.state import Play
-from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import agent_messages, leader_messages, with_system
 from openrlhf_mlpo.rounds import Turn, shown_order
 
@@ -58,8 +57,7 @@ def debate(play: Play) -> None:
 def mixture_of_agents(play: Play) -> None:
     """Layers of agents that see all responses of the layer before; the aggregator answers from the last."""
     config, team, questions, aggregator = play.config, play.team, play.questions, play.aggregator
-    if aggregator is None:
-        raise UserError("mixture_of_agents needs a leader that aggregates")
+    assert aggregator, "a leader that aggregates"
     proposals, shown = play.first, []
     episodes: list[list[list[Turn]]] = [[] for _ in questions]  # [question][layer]: responses, then the aggregator's
 

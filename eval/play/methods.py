@@ -13,12 +13,10 @@ from typing import Any
 
 from eval.play.baselines import debate, mixture_of_agents
 from eval.play.recorder import tokens
-from eval.play.state import BUDGETS, LEADER_METHODS, Config, Play, deepest
-from openrlhf_mlpo.errors import UserError
+from eval.play.state import BUDGETS, Config, Play, deepest
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player, Turn
 
-__all__ = ["BUDGETS", "LEADER_METHODS", "METHODS", "Config", "run_methods"]
 MOST_SAMPLES = 8  # times the generations of leader_team: what a vote may draw to fill a budget of tokens
 
 
@@ -27,9 +25,8 @@ def run_methods(
 ) -> tuple[list[dict], list[dict], dict]:
     """Rows, transcripts, and notes for the manifest, of all methods of `config`; `more`: see `Play`.
 
-    Raises UserError when a method lacks what it needs.
+    Each method has what it needs: `eval.options.check` has seen to that.
     """
-    config.check_budget(leader.name for leader in leaders)
     play = Play(config, team, leaders, questions, **more)
     for i, turns in enumerate(play.first if team else ()):
         play.record.transcript(i, "agent", turns)
@@ -69,8 +66,7 @@ def router(play: Play) -> None:
 
     A kind that the pool lacks gets the agent that is best over the whole pool.
     """
-    if play.pool is None:
-        raise UserError("the method router needs --pool POOL, from which it reads the best agent of each kind")
+    assert play.pool, "the best agent of each kind is read off it"
     names, best = [player.name for player in play.team], {}
     play.notes["router"] = []
     for kind in dict.fromkeys((question.task, question.subtask) for question in play.questions):

@@ -10,7 +10,6 @@ from typing import Any
 from eval.play.pools import PoolRates
 from eval.play.recorder import Judge, Recorder, tokens
 from openrlhf_mlpo import rounds
-from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.templates import BUILTIN_TEMPLATES, PromptTemplate
 from openrlhf_mlpo.questions import Question
 from openrlhf_mlpo.rounds import Player, Round, Turn
@@ -38,14 +37,6 @@ class Config:
     def plays(self, leader: str, method: str) -> bool:
         """Whether this leader takes part in this leader method."""
         return method in self.methods and method in self.leader_methods.get(leader, LEADER_METHODS)
-
-    def check_budget(self, leaders: Iterable[str]) -> None:
-        """Raise UserError when the budget of tokens is asked for and no leader says how large it is."""
-        if "tokens" in self.budgets and not any(self.plays(leader, "leader_team") for leader in leaders):
-            raise UserError(
-                "--budget tokens compares with leader_team, which no leader plays: add it to --methods, and to "
-                "--leader_methods of a leader that is limited there"
-            )
 
 
 @dataclass
@@ -87,7 +78,7 @@ class Play:
     @cached_property
     def limits(self) -> dict[str, list[int]]:
         """Each budget, by question: what the first leader used in leader_team, all rounds together."""
-        if not self.rounds:  # then the generations alone can be a budget, see `Config.check_budget`
+        if not self.rounds:  # then the generations alone can be a budget, see `eval.options.check`
             return {"generations": [self.generations] * len(self.questions)}
         episodes = next(iter(self.rounds.values()))
         used = [[turn for each in episode for turn in (*each.responses, each.output)] for episode in episodes]
