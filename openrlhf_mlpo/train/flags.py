@@ -1,8 +1,6 @@
 """The `--mlpo.*` flags, and what is checked of a training command before anything starts.
 
 Defaults are settled first; then `checks.CHECKS` is a table of what must not be, and all conflicts come in one message.
-What opens files is in `inputs`. To add a flag: an `add_argument`, a row of `CHECKS` per way to get it wrong, a test of
-each.
 """
 
 from __future__ import annotations

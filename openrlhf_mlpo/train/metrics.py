@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from openrlhf.trainer.ppo_trainer import BasePPOTrainer
@@ -16,22 +17,20 @@ from openrlhf_mlpo.verify.labels import parse_label
 class LeaderMetrics(BasePPOTrainer):
     """Adds the leader-team metrics to what OpenRLHF logs of a rollout batch, and keeps transcripts of some groups."""
 
-    _samples: SampleLog | None = None
+    @cached_property
+    def _samples(self) -> SampleLog:
+        args: Any = self.args
+        return SampleLog(args.ckpt.path, args.mlpo.log_samples, self.tokenizer)
 
     def train_step(self, rollout_samples, global_step):
-        args: Any = self.args
-        if args.mlpo.log_samples and self._samples is None:
-            self._samples = SampleLog(args.ckpt.path, args.mlpo.log_samples, self.tokenizer)
         status, global_step = super().train_step(rollout_samples, global_step)
-        if self._samples is not None:
-            self._samples.write(global_step)
-            status["generated_samples"] = self._samples.as_text() or status["generated_samples"]
+        self._samples.write(global_step)
+        status["generated_samples"] = self._samples.as_text() or status["generated_samples"]
         return status, global_step
 
     def _compute_rollout_stats(self, experiences):
         stats = super()._compute_rollout_stats(experiences)
-        if self._samples is not None:
-            self._samples.choose(experiences)
+        self._samples.choose(experiences)
         outcomes = (
             outcome
             for experience in experiences
