@@ -7,6 +7,7 @@ the driver and (through Ray's worker set-up hook) in every Ray worker; vLLM's ow
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import importlib.util
 import os
@@ -50,7 +51,6 @@ _NEEDS_GPU = (
     "ds.packing_samples",
     "ds.load_in_4bit",
 )
-_active = False
 
 
 def use_cpu() -> bool:
@@ -101,12 +101,9 @@ def check_arguments(args: dict) -> None:
         raise UserError("--vllm.sync_backend nccl needs a GPU; use gloo on a CPU")
 
 
+@functools.cache
 def activate() -> None:
-    """Put the CPU runtime in place in this process; once is enough. Imports neither torch nor OpenRLHF."""
-    global _active
-    if _active:
-        return
-    _active = True
+    """Put the CPU runtime in place in this process, once. Imports neither torch nor OpenRLHF."""
     os.environ[ENV_SWITCH] = "1"
     _set_environment()
     stub_flash_attn()

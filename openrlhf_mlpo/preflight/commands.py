@@ -39,8 +39,6 @@ OURS = {
     "openrlhf_mlpo.cli.serve": requirements.of_serving,
 }
 SFT, MLPO, WRAPPER = "openrlhf.cli.train_sft", "openrlhf_mlpo.cli.train_mlpo_ray", "openrlhf_mlpo.cli.run_openrlhf"
-# Arguments of our own Ray and vLLM engines, which vLLM does not know (openrlhf_mlpo/engines).
-OWN_ENGINE_ARGS = (*OWN_ARGS, "chat_template_kwargs")
 
 
 class Stop(BaseException):
@@ -275,7 +273,8 @@ def check_engine(need: EngineNeed) -> None:
     """Have vLLM judge the arguments of an engine. Raises UserError that begins with the flag or file."""
     import vllm
 
-    ours = {*OWN_ENGINE_ARGS, *inspect.signature(vllm.LLM.__init__).parameters} - {"model"}
+    # What our own Ray and vLLM engines take, and vLLM's `LLM` itself, `EngineArgs` need not know.
+    ours = {*OWN_ARGS, "chat_template_kwargs", *inspect.signature(vllm.LLM.__init__).parameters} - {"model"}
     known = inspect.signature(vllm.EngineArgs).parameters
     try:
         vllm.EngineArgs(model=".", **{k: v for k, v in need.settings.items() if k in known or k not in ours})
