@@ -43,13 +43,10 @@ class Pair:
     right: int | None = None
     margin: float = field(default=0.0, compare=False)
 
-    @property
-    def name(self) -> str:
+    def __str__(self) -> str:
         last_and_first = self.b.round == 0 and self.a == self.b.at(None)
         systems = f"{self.a} last round - first round" if last_and_first else f"{self.a} - {self.b}"
         return systems + AGENTS_RIGHT[self.right] + (", not below" if self.margin and self.right is None else "")
-
-    __str__ = name.fget
 
     def differences(self, run: Run) -> pd.Series | None:
         """Outcomes of `a` less those of `b` by question, or None where the run has not evaluated them."""

@@ -1,16 +1,17 @@
-"""The data of the page of an evaluation: its questions, their outcomes by system, and transcripts side by side."""
+"""The page of an evaluation: the report, its questions, their outcomes by system, and transcripts side by side."""
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from eval.reporting.claims import UNTRAINED
-from eval.reporting.html import to_html
 from eval.reporting.runs import MAJORITY, Run, System, read_jsonl
-from openrlhf_mlpo.pages import page, size
+from openrlhf_mlpo.pages import escape, page, size
 
 QUESTION_CHARS = 140  # of a question in the table; the whole question stands in its transcript
 TURN_CHARS = 2000  # of a message; its end is kept, where the answer is
@@ -22,6 +23,21 @@ def explorer_page(runs: Mapping[str, Run], text: str, out: Path, limit: int) -> 
     room = max(0, limit - size(page("Evaluation report", body, [], script))) // max(1, len(runs))
     data = {"runs": [explorer(run, title, room) for title, run in runs.items()]}
     return page("Evaluation report", body, data, script)
+
+
+def to_html(text: str, folder: Path) -> str:
+    """Markdown to HTML, images of `folder` inlined. Names come from users' files, so no HTML in them is let through."""
+    from markdown import markdown
+
+    parts = text.split("```")
+    parts[::2] = map(escape, parts[::2])  # what is fenced, `markdown` escapes
+    html = markdown("```".join(parts), extensions=["tables", "fenced_code"])
+    html = html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+
+    def inline(match: re.Match) -> str:
+        return f'src="data:image/png;base64,{base64.b64encode((folder / match[1]).read_bytes()).decode()}"'
+
+    return re.sub(r'src="([\w.-]+\.png)"', inline, html)
 
 
 def explorer(run: Run, title: str, room: int) -> dict:

@@ -28,14 +28,11 @@ class System:
     budget: str = ""
     round: int | None = None
 
-    @property
-    def name(self) -> str:
+    def __str__(self) -> str:
         """The one place where display names are made: `leader_team[mlpo] first round`, `debate (equal tokens)`."""
         who, number = self.leader or self.agent, self.round
         at = "" if number is None else " first round" if number == 0 else f" round {number + 1}"
         return self.method + (f"[{who}]" if who else "") + (f" (equal {self.budget})" if self.budget else "") + at
-
-    __str__ = name.fget
 
     def at(self, number: int | None) -> System:
         return replace(self, round=number)
