@@ -65,7 +65,6 @@ def team_effects(run: Run) -> pd.DataFrame:
 
 def strata(run: Run, groups: pd.Series) -> pd.DataFrame:
     """Accuracy by system and group of questions (a Series by question id); empty where there is one group only."""
-    groups = groups.dropna().infer_objects()
     if groups.nunique() < 2:
         return pd.DataFrame()
     entries = [

@@ -158,22 +158,21 @@ def of_ppo(args: Any) -> Requirements:
 def of_mlpo(args: Any) -> Requirements:
     """Requirements of `openrlhf_mlpo.cli.train_mlpo_ray`."""
     needs, pool = of_ppo(args), (args.mlpo.pool or "").split(",")[0].strip()
-    if pool:
-        load_template(args.mlpo.template)
-        if needs.training and args.mlpo.share_prompt != "off" and not args.train.dynamic_batch_enable:
-            sizes = args.rollout.n_samples_per_prompt, args.data.max_len, args.rollout.max_new_tokens
-            tokens, logits = shared_tokens(args.train.micro_batch_size, *sizes)
-            _, sampled = shared_tokens(args.rollout.micro_batch_size, *sizes)
-            needs.training = replace(needs.training, train_tokens=tokens, logit_tokens=logits, rollout_tokens=sampled)
-        lengths = (args.data.max_len, args.rollout.max_new_tokens)
-        last_output = args.rollout.max_new_tokens if args.mlpo.rounds > 1 else 0
-        size = parse_team_size(args.mlpo.team_size)[1]
-        needs.prompt = PromptNeed("training", "--data.max_len", *lengths, pool, size, last_output)
-        if args.mlpo.team:  # revises while the leader trains
-            needs.team = read_team(args.mlpo.team)
-            needs.engines += engines_of(needs.team, args.mlpo.team)
-            needs.gpus += sum(engine.gpus for engine in engines_of(needs.team, args.mlpo.team))
-            needs.leader_tokens = args.rollout.max_new_tokens
+    if not pool:
+        return needs
+    lengths = args.data.max_len, args.rollout.max_new_tokens
+    if needs.training and args.mlpo.share_prompt != "off" and not args.train.dynamic_batch_enable:
+        sizes = args.rollout.n_samples_per_prompt, *lengths
+        tokens, logits = shared_tokens(args.train.micro_batch_size, *sizes)
+        _, sampled = shared_tokens(args.rollout.micro_batch_size, *sizes)
+        needs.training = replace(needs.training, train_tokens=tokens, logit_tokens=logits, rollout_tokens=sampled)
+    if args.mlpo.team:  # revises while the leader trains
+        needs.team, needs.leader_tokens = read_team(args.mlpo.team), args.rollout.max_new_tokens
+        engines = engines_of(needs.team, args.mlpo.team)
+        needs.engines += engines
+        needs.gpus += sum(engine.gpus for engine in engines)
+    size = parse_team_size(args.mlpo.team_size)[1]
+    needs.prompt = PromptNeed("training", "--data.max_len", *lengths, pool, size, last_output=needs.leader_tokens)
     return needs
 
 

@@ -67,6 +67,7 @@ def steps_of_all_rounds(steps: int, args: Any) -> int:
     return steps * groups // round_counts(groups, args.mlpo.rounds, args.mlpo.later_share)[0]
 
 
+@dataclass
 class TrainingTeam:
     """The agents of a team file, asked to revise their responses while a leader trains.
 
@@ -75,17 +76,11 @@ class TrainingTeam:
     fail, the run stops with the endpoint's words.
     """
 
-    def __init__(
-        self,
-        players: dict[str, Player],
-        template: PromptTemplate,
-        *,
-        seed: int,
-        max_failures: float,
-        one_by_one: frozenset[str] = frozenset(),
-    ):
-        self.players, self.template, self.seed, self.max_failures = players, template, seed, max_failures
-        self.one_by_one = one_by_one
+    players: dict[str, Player]
+    template: PromptTemplate
+    seed: int
+    max_failures: float
+    one_by_one: frozenset[str] = frozenset()
 
     def revise(self, carried: Sequence[Carried], round: int) -> list[list[str | None]]:
         """`[state][place in the draw]`: the revised responses; None where an agent failed. Raises UserError."""
