@@ -83,6 +83,7 @@ def questions_of(args: argparse.Namespace) -> list[Question]:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(__doc__, argv)
     leader_models, config, sizes = check(args)
+    from eval.play.calls import Models
     from eval.play.players import Players
     from eval.play.pools import read_pool
     from openrlhf_mlpo.team import load_team
@@ -93,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if clash := sorted({agent.name for agent in agents} & set(leader_models)):
         raise UserError(f"{clash[0]!r} names both an agent of {args.team} and a leader; rename one")
     loaded, out = questions_of(args), Path(args.out)
-    with Players(args, config, agents, leader_models, out / "_calls") as players:
+    with Models(out / "_calls", max_engines=args.max_engines, batch=args.batch) as models:
+        players = Players(args, config, agents, leader_models, models)
         questions = players.check_fit(loaded, args.drop_long)
         if dropped := len(loaded) - len(questions):
             print(f"left out {dropped} of {len(loaded)} questions that do not fit a leader's prompt", file=sys.stderr)
@@ -124,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 aggregator=next((leader for leader in players.leaders if leader.name == args.aggregator), None),
             )  # fmt: skip
             print_table(rows, where)
-        players.models.report()
+        models.report()
     return 0
 
 

@@ -56,6 +56,7 @@ def test_majority_is_the_same_in_training_and_evaluation(question, answers, righ
 @pytest.mark.parametrize("answer", [r"\frac{3}{4}", "True", r"\sqrt{2}"])
 def test_the_leader_sees_the_same_answers_in_training_and_evaluation(answer, tmp_path):
     """With `--show answer`: as the agent gave them, not in the form in which votes are counted."""
+    from eval.play.calls import Models
     from eval.play.players import Players
     from openrlhf_mlpo import cpu
 
@@ -76,13 +77,11 @@ def test_the_leader_sees_the_same_answers_in_training_and_evaluation(answer, tmp
         open_pool(pool), tokenizer, strategy(pool, show="answer", team_size="1", drop_correct=1.01)
     )
     in_training = dataset[0][1]
-    args = SimpleNamespace(
-        engine_args={}, max_engines=0, batch=8, temperature=0.0, max_new_tokens=8, show="answer", max_prompt_tokens=0
-    )
+    args = SimpleNamespace(engine_args={}, temperature=0.0, max_new_tokens=8, show="answer", max_prompt_tokens=0)
     template = load_template("chat")
     config = Config(methods=("leader_team",), template=template)
-    with Players(args, config, [], {"boss": "callable:tests/fake_players.py:boss"}, tmp_path / "_calls") as players:
-        messages = players.leaders[0].leader_prompt(template, question.text, [row["text"] for row in rows])
+    players = Players(args, config, [], {"boss": "callable:tests/fake_players.py:boss"}, Models())
+    messages = players.leaders[0].leader_prompt(template, question.text, [row["text"] for row in rows])
     for prompt in (in_training, messages[-1]["content"]):
         assert answer in prompt and "I say" not in prompt
 

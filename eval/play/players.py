@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from eval.play.calls import Models
 from eval.play.state import Config
@@ -17,16 +16,20 @@ from openrlhf_mlpo.team import Agent, check_endpoint, split_engine
 
 
 class Players:
-    """`team`, `leaders` and `samplers` (leaders at `--vote_temperature`), over one set of engines.
+    """`team`, `leaders` and `samplers` (leaders at `--vote_temperature`), over the engines of `models`.
 
     `leaders`: models by name; `args.engine_args`: their engines' settings by name, as `options.check` leaves them.
     """
 
     def __init__(
-        self, args: argparse.Namespace, config: Config, agents: Sequence[Agent], leaders: Mapping[str, str], store: Path
+        self,
+        args: argparse.Namespace,
+        config: Config,
+        agents: Sequence[Agent],
+        leaders: Mapping[str, str],
+        models: Models,
     ):
-        self.args, self.config = args, config
-        self.models = Models(store, max_engines=args.max_engines, batch=args.batch)
+        self.args, self.config, self.models = args, config, models
         self.team = [self._agent(agent) for agent in agents]
         self.leaders: list[Player] = []
         self.samplers: dict[str, Player] = {}
@@ -75,9 +78,3 @@ class Players:
         identity = {key: known[key] for key in ("model", "engine_args", "files")}
         generate = self.models.generate(agent.name, lambda: make_engine(agent), identity, sampling, kind=agent.engine)
         return agent_player(agent, generate, sampling, max_prompt_tokens=self.args.max_prompt_tokens)
-
-    def __enter__(self) -> Players:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.models.close()

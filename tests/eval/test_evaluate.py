@@ -576,9 +576,9 @@ def test_the_variables_of_a_chat_template_reach_the_leaders_prompt(files):
     for thinking, end in (("true", "is 1?"), ("false", "think not")):
         flags = ["--chat_template_kwargs", f'{{"enable_thinking": {thinking}}}', "--template", "compact"]
         args = settled_args("--leader", f"mlpo={folder}", "--max_new_tokens", "8", *flags)
-        with Players(args, Config(methods=("leader_solo",), template=ALL.template), [], {"mlpo": str(folder)},
-                     files / "_calls") as players:  # fmt: skip
-            assert players.leaders[0].leader_prompt(ALL.template, "What is 1?", []).endswith(end)
+        config = Config(methods=("leader_solo",), template=ALL.template)
+        (leader,) = Players(args, config, [], {"mlpo": str(folder)}, Models()).leaders
+        assert leader.leader_prompt(ALL.template, "What is 1?", []).endswith(end)
 
 
 def test_questions_that_do_not_fit_a_leaders_prompt(files):
@@ -588,10 +588,10 @@ def test_questions_that_do_not_fit_a_leaders_prompt(files):
     args = settled_args("--leader", f"mlpo={folder}", "--max_new_tokens", "8", "--max_prompt_tokens", "99")
     fits, long = Question("a", "bbh", "True is", "True"), Question("b", "bbh", "True and " * 99, "True")
     config = Config(methods=("leader_solo",), template=ALL.template, rounds=3)
-    with Players(args, config, [], {"mlpo": folder}, files / "_calls") as players:
-        assert players.check_fit([fits, long], drop=True) == [fits]
-        with pytest.raises(UserError, match=r"question b .*does not fit the prompt of leader 'mlpo' \(99 tokens\)"):
-            players.check_fit([fits, long], drop=False)
+    players = Players(args, config, [], {"mlpo": folder}, Models())
+    assert players.check_fit([fits, long], drop=True) == [fits]
+    with pytest.raises(UserError, match=r"question b .*does not fit the prompt of leader 'mlpo' \(99 tokens\)"):
+        players.check_fit([fits, long], drop=False)
 
 
 def test_an_endpoint_without_an_address(files, monkeypatch):
