@@ -37,17 +37,9 @@ class TeamPromptDataset(PromptDataset):
 
     def __init__(self, dataset, tokenizer, strategy, input_template=None, *, evaluation: bool = False) -> None:
         """`dataset`: a `datasets.Dataset` that `inputs.check_dataset` has passed. Raises UserError: no row is left."""
-        args = strategy.args
-        self.strategy = strategy
-        self.tokenizer = tokenizer
+        args = self.args = strategy.args
         self.evaluation = evaluation
-        self.seed = args.train.seed
-        self.team_size = parse_team_size(args.mlpo.team_size)
-        self.balance = args.mlpo.balance_draws
-        self.solo_fraction = args.mlpo.solo_fraction
-        self.rounds = args.mlpo.rounds
         self.renderer = make_renderer(tokenizer, args)
-        self.dataset = dataset
         self._arrow = dataset.with_format("arrow")
         keep, note = select_rows(dataset, self.renderer, args, evaluation)
         self.rows = np.flatnonzero(keep)
@@ -67,25 +59,25 @@ class TeamPromptDataset(PromptDataset):
         solo = self.evaluation and idx % 2 == 1
         number = int(self.rows[idx // 2 if self.evaluation else idx])
         episode = "evaluation" if self.evaluation else int(self._episode)
-        question, draw = self.state(number, episode, float(solo) if self.evaluation else self.solo_fraction)
+        question, draw = self.state(number, episode, float(solo) if self.evaluation else None)
         source = f"{question.task}_{'team' if draw.texts else 'solo'}"
         more = None
-        if self.rounds > 1 and draw.texts and not self.evaluation:
+        if self.args.mlpo.rounds > 1 and draw.texts and not self.evaluation:
             more = {"round": 0, "row": number, "episode": episode}  # whence `train.rounds` goes on
         return source, self.renderer.render(question.text, draw.texts), make_label(question, draw, more), None
 
     def state(self, number: int, episode: int | str, solo_fraction: float | None = None) -> tuple[Question, Draw]:
         """Question and draw of one row of the pool in one episode: the same however often it is asked for."""
         question, responses = read_row(self._arrow[number])
-        solo = self.solo_fraction if solo_fraction is None else solo_fraction
+        mlpo = self.args.mlpo
         return question, make_draw(
             question,
             responses,
-            seed=self.seed,
+            seed=self.args.train.seed,
             episode=episode,
-            team_size=self.team_size,
-            solo_fraction=solo,
-            balance=self.balance and episode != "evaluation",
+            team_size=parse_team_size(mlpo.team_size),
+            solo_fraction=mlpo.solo_fraction if solo_fraction is None else solo_fraction,
+            balance=mlpo.balance_draws and episode != "evaluation",
         )
 
 
