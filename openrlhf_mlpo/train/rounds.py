@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,10 @@ class TrainingTeam:
 
     def revise(self, carried: Sequence[Carried], round: int) -> list[list[str | None]]:
         """`[state][place in the draw]`: the revised responses; None where an agent failed. Raises UserError."""
-        places: dict[str, list[tuple[int, int]]] = {name: [] for name in self.players}
+        asked: dict[str, list[tuple[int, int]]] = {}
         for i, item in enumerate(carried):
             for k, name in enumerate(item.state.draw.agents):
-                places[name].append((i, k))
-        asked = {name: where for name, where in places.items() if where}
+                asked.setdefault(name, []).append((i, k))
         errors: dict[str, UserError] = {}
         revised: list[list[str | None]] = [[None] * len(item.state.draw.agents) for item in carried]
 
@@ -107,7 +107,7 @@ class TrainingTeam:
             for (i, k), samples in zip(asked[name], answers, strict=True):
                 revised[i][k] = samples[0].text or None
 
-        with ThreadPoolExecutor(max(len(asked), 1)) as threads:
+        with ThreadPoolExecutor(len(asked)) as threads:
             at_once = [threads.submit(ask, name) for name in asked if name not in self.one_by_one]
             for name in asked:
                 if name in self.one_by_one:
@@ -146,16 +146,9 @@ class LaterRounds:
         # The order in which groups came back from the engines must not matter.
         frontier = sorted(frontier, key=lambda pair: (pair[0].question.id, pair[0].draw.texts))
         self.rng.shuffle(frontier)
-        outputs = [self._in_order(group) for _, group in frontier]
-        carried: list[Carried] = []
-        depth = 0
-        while len(carried) < wanted and depth < max(map(len, outputs), default=0):
-            for (state, _), ordered in zip(frontier, outputs, strict=True):
-                if depth < len(ordered) and len(carried) < wanted:
-                    (right,) = are_right(ordered[depth])
-                    carried.append(Carried(state, self._text(ordered[depth]), right))
-            depth += 1
-        return carried
+        outputs = [[(state, output) for output in self._in_order(group)] for state, group in frontier]
+        in_turn = (pair for pairs in zip_longest(*outputs) for pair in pairs if pair)
+        return [Carried(state, self._text(e), *are_right(e)) for state, e in islice(in_turn, wanted)]
 
     def _in_order(self, group: Sequence[Experience]) -> list[Experience]:
         """A group's outputs in the order in which they would go on."""

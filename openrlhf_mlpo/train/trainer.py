@@ -112,11 +112,10 @@ class MLPOSamplesGenerator(SamplesGenerator):
         batch = groups = [experiences[i : i + n] for i in range(0, len(experiences), n)]
         rng = random.Random(f"{self.args.train.seed}:{self.prompts_consumed}")
         later = LaterRounds(self.team, dataset.renderer, self.tokenizer, carry=self.args.mlpo.carry, rng=rng)
-        labels = [label_of(group) for group in groups]
         frontier = [
             (State(*dataset.state(label["row"], label["episode"])), group)
-            for label, group in zip(labels, groups, strict=True)
-            if "row" in label  # solo prompts stay in round 0: there is no team to ask
+            for group in groups
+            if "row" in (label := label_of(group))  # solo prompts stay in round 0: there is no team to ask
         ]
         for t in range(1, rounds):
             # The last batch of a pass may be short: its later rounds are as well.
