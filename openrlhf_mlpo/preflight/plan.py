@@ -140,10 +140,9 @@ class Plan:
     def _model(self, name: str) -> tuple[str, memory.Model | None]:
         """The model that `name` is, or begins with, and what is known of it."""
         name = self.origin.get(name, name)
-        known = find_model(name)
-        return (
-            (self.leader, find_model(self.leader)) if known is None and self.leader and is_path(name) else (name, known)
-        )
+        if find_model(name) is None and self.leader and is_path(name):
+            name = self.leader
+        return name, find_model(name)
 
     def _gpus(self, who: str, needed: int) -> Iterator[Finding]:
         there = self.machine.gpus * self.machine.nodes
