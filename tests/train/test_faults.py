@@ -1,8 +1,8 @@
 """Fault drills on the real stack: what breaks ends the run, and the same command goes on with nothing lost.
 
 One run goes through them all, each drill at the step where the one before it left off, and in the end has seen the
-prompts of a run that nothing happened to. A reward worker that runs out of memory is in test_verify_hostile.py and
-test_verify_workers.py: it costs one answer its reward and never ends a run.
+prompts of a run that nothing happened to. A reward worker that runs out of memory is in tests/verify/test_hostile.py
+and test_workers.py: it costs one answer its reward and never ends a run.
 """
 
 from __future__ import annotations
