@@ -63,6 +63,7 @@ SIGNATURES = {
     (_ASYNC, "GenerateSamplesActor.get_max_steps"): "self",
     (_ASYNC, "PPOTrainerAsync.__init__"): "self …",
     (_GENERATOR, "SamplesGenerator.generate_samples"): "self generate_kwargs",
+    (_GENERATOR, "SamplesGenerator.generate_eval_samples"): "self generate_kwargs",
     (_GENERATOR, "SamplesGenerator._generate_vllm"): (
         "self dataloader_iter num_prompts dynamic_filtering generate_kwargs"
     ),
@@ -83,7 +84,7 @@ SIGNATURES = {
 # What our code reads of their objects.
 ATTRIBUTES = {
     ("openrlhf.trainer.ppo_utils.experience", "Experience"): "sequences action_mask labels scores info",
-    (_GENERATOR, "SamplesGenerator"): "args tokenizer prompts_dataloader _dataloader_iter _eval_dataloader_iter",
+    (_GENERATOR, "SamplesGenerator"): "args tokenizer prompts_dataloader _dataloader_iter",
     (_TRAINER, "PPOTrainer"): "samples_generator",
     (_TRAINER, "BasePPOTrainer"): "args",
     (_ASYNC, "GenerateSamplesActor"): "samples_generator args",

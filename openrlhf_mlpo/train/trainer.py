@@ -88,7 +88,14 @@ class MLPOSamplesGenerator(SamplesGenerator):
     """
 
     prompts_consumed = 0
-    _eval_dataloader_iter = None  # OpenRLHF's, set while it evaluates
+    _evaluating = False
+
+    def generate_eval_samples(self, **generate_kwargs):
+        self._evaluating = True
+        try:
+            return super().generate_eval_samples(**generate_kwargs)
+        finally:
+            self._evaluating = False
 
     def _generate_vllm(self, dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs):
         """A batch of groups; with `--mlpo.rounds` above 1 groups of all rounds, in mixed order.
@@ -97,7 +104,7 @@ class MLPOSamplesGenerator(SamplesGenerator):
         """
         rounds = self.args.mlpo.rounds
         generate = super()._generate_vllm
-        if rounds == 1 or dataloader_iter is self._eval_dataloader_iter:
+        if rounds == 1 or self._evaluating:
             return generate(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
         counts = round_counts(num_prompts, rounds, self.args.mlpo.later_share)
         experiences, consumed, exhausted = generate(dataloader_iter, counts[0], dynamic_filtering, **generate_kwargs)
