@@ -44,7 +44,9 @@ def draw_rounds(runs: Sequence[Run], file: Path) -> bool:
     """Draw the report's picture, accuracy by round with what it is compared with; False where no leader has rounds."""
     from eval.reporting import plots
 
-    flat = {system: analysis.accuracy(runs, system)["accuracy"] for system in LEVELS if runs[0].has(system)}
+    flat = {
+        system: analysis.accuracy(runs, system)["accuracy"] for system in LEVELS if all(run.has(system) for run in runs)
+    }
     table = analysis.by_round(runs)
     if len(table):
         names = [str(number + 1) for number in range(table["round"].max() + 1)]

@@ -13,7 +13,7 @@ import pytest
 
 from eval.evaluate import evaluate
 from eval.play.methods import Config
-from eval.report import main
+from eval.report import draw_rounds, main
 from eval.reporting import claims as compared
 from eval.reporting.across import groups_of, teams
 from eval.reporting.analysis import backtracking, by_round, followed
@@ -178,6 +178,12 @@ def test_seeds_are_pooled_and_teams_stand_side_by_side(tmp_path):
     assert [rows[name]["shared"] for name in ("team", "other team")] == [3, 0]
     every = [run.rounds(TEAM).mean() for run in main_group.runs]
     assert rows["team"]["rounds"] == pytest.approx(np.mean(every, axis=0))
+
+
+def test_what_one_seed_was_not_evaluated_with_is_no_line_of_the_picture(tmp_path):
+    folders = [make_run(tmp_path / f"s{seed}", n=20, seed=seed) for seed in (0, 1)]
+    write_jsonl(folders[1] / "results.jsonl", [row for row in rows_of(folders[1]) if row["method"] != "oracle"])
+    assert draw_rounds([load_run(path) for path in folders], tmp_path / "rounds.png")
 
 
 def two_runs(differences: list[list[float]], ids: list[list[str]]) -> dict:
