@@ -17,27 +17,31 @@ WORDS = {
     "sports_understanding": ("yes", "no"),
     "web_of_lies": ("yes", "no"),
 }
-NUMBERS = ("multistep_arithmetic_two", "object_counting")
-BRACKETS = ("dyck_languages",)
-LISTS = ("word_sorting",)
-CHOICES = (
-    "date_understanding", "disambiguation_qa", "geometric_shapes", "hyperbaton", "logical_deduction_five_objects",
-    "logical_deduction_seven_objects", "logical_deduction_three_objects", "movie_recommendation",
-    "penguins_in_a_table", "reasoning_about_colored_objects", "ruin_names", "salient_translation_error_detection",
-    "snarks", "temporal_sequences", "tracking_shuffled_objects_five_objects",
-    "tracking_shuffled_objects_seven_objects", "tracking_shuffled_objects_three_objects",
-)  # fmt: skip
-SUBTASKS = (*WORDS, *NUMBERS, *BRACKETS, *LISTS, *CHOICES)
+KINDS = {  # how each subtask's answers are compared
+    **dict.fromkeys(WORDS, "word"),
+    "multistep_arithmetic_two": "number",
+    "object_counting": "number",
+    "dyck_languages": "brackets",
+    "word_sorting": "list",
+    **dict.fromkeys(
+        "date_understanding disambiguation_qa geometric_shapes hyperbaton logical_deduction_five_objects "
+        "logical_deduction_seven_objects logical_deduction_three_objects movie_recommendation penguins_in_a_table "
+        "reasoning_about_colored_objects ruin_names salient_translation_error_detection snarks temporal_sequences "
+        "tracking_shuffled_objects_five_objects tracking_shuffled_objects_seven_objects "
+        "tracking_shuffled_objects_three_objects".split(),
+        "choice",
+    ),
+}
 
 _EITHER_WORD = {word for pair in WORDS.values() for word in pair}
 _BRACKET = re.compile(r"[()\[\]{}<>\s]+")
 _SEPARATORS = re.compile(r"[\s,;]+")
-_PREFIX = re.compile(r"(?:bbh|bigbench(?:_hard)?|big_bench_hard)[_\-/:.]")
+_PREFIX = re.compile(r"^(?:bbh|bigbench(?:_hard)?|big_bench_hard)[_\-/:.]")
 
 
-def subtask_name(subtask: str | None) -> str | None:
-    """The subtask without the prefix that some distributions give it (`bbh_navigate`)."""
-    return _PREFIX.sub("", subtask, count=1) if subtask and _PREFIX.match(subtask) else subtask
+def subtask_name(subtask: str | None) -> str:
+    """The subtask without the prefix that some distributions give it (`bbh_navigate`); "" for none."""
+    return _PREFIX.sub("", subtask or "")
 
 
 def kind_of(gold: str, subtask: str | None = None, choices: Sequence[str] = ()) -> str:
@@ -45,27 +49,24 @@ def kind_of(gold: str, subtask: str | None = None, choices: Sequence[str] = ()) 
 
     The subtask decides; without one (or where a multiple-choice row's gold is no letter, as some are) the gold does.
     """
-    text, subtask = gold.strip(), subtask_name(subtask)
+    text, kind = gold.strip(), KINDS.get(subtask_name(subtask))
     if choices and options.gold_letter(text, choices):
         return "choice"
-    if subtask in CHOICES or subtask not in SUBTASKS:
-        if re.fullmatch(r"\(?[A-Z]\)?", text):
-            return "choice"
-        if subtask in CHOICES:
-            return "text"
-    if subtask in WORDS or (subtask not in SUBTASKS and text.casefold() in _EITHER_WORD):
+    if kind in (None, "choice") and re.fullmatch(r"\(?[A-Z]\)?", text):
+        return "choice"
+    if kind:
+        return "text" if kind == "choice" else kind
+    if text.casefold() in _EITHER_WORD:
         return "word"
-    if subtask in NUMBERS or (subtask not in SUBTASKS and rational(text) is not None):
+    if rational(text) is not None:
         return "number"
-    if subtask in BRACKETS or (subtask not in SUBTASKS and text and _BRACKET.fullmatch(text)):
-        return "brackets"
-    return "list" if subtask in LISTS else "text"
+    return "brackets" if _BRACKET.fullmatch(text) else "text"
 
 
 def kind_of_answer(answer: str, subtask: str | None = None, choices: Sequence[str] = ()) -> str:
     """How an answer is compared where the gold is not known."""
-    subtask = subtask_name(subtask)
-    if subtask in CHOICES or (subtask not in SUBTASKS and options.letter(answer, choices)):
+    kind = KINDS.get(subtask_name(subtask))
+    if kind == "choice" or kind is None and options.letter(answer, choices):
         return "choice"
     return kind_of(options.bare(answer), subtask)
 
@@ -116,7 +117,7 @@ def problem(gold: str, subtask: str | None = None, choices: Sequence[str] = ()) 
     if _expected(gold, kind, choices):
         return None
     forms = {
-        "word": " or ".join(WORDS.get(subtask or "", ("yes", "no"))),
+        "word": " or ".join(WORDS.get(subtask, ("yes", "no"))),
         "number": "a number",
         "brackets": "closing brackets",
         "choice": f"one of the {len(choices)} choices",

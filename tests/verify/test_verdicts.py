@@ -7,7 +7,7 @@ import random
 import pytest
 
 from openrlhf_mlpo.verify import canonical, equality, gold_problem, is_correct, parse_label, verify_response, worker
-from openrlhf_mlpo.verify.bbh import SUBTASKS
+from openrlhf_mlpo.verify.bbh import KINDS
 from tests.real_rows import real_rows
 
 MATH = [
@@ -204,7 +204,7 @@ def test_bbh_golds() -> None:
         for kwargs in ({"subtask": row["task"]}, {}):
             assert verify_response(f"<answer>{gold}</answer>", gold, "bbh", **kwargs).correct, row
             assert gold_problem(gold, "bbh", **kwargs) is None, row
-    assert set(by_task) == set(SUBTASKS) and len(SUBTASKS) == 27
+    assert set(by_task) == set(KINDS) and len(KINDS) == 27
     for task, golds in by_task.items():
         for gold in golds:
             for other in golds - {gold}:
