@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,18 +17,6 @@ from openrlhf_mlpo.verify import Verdict
 COLUMNS = ("id", "task", "subtask", "question", "answer", "choices")
 TASKS = verify.TASKS
 TEST_FRACTION = 0.2
-
-# What data sets write where they have no answer; `_NO_GOLD_HERE` could be the answer to a question of the user's own.
-_NO_GOLD = frozenset(
-    "nan;null;<na>;n/a;#n/a;tbd;todo;missing;no answer;[no answer];missing answer;not found;notfound;not available;"
-    "not applicable;not provided;not given;answers vary;answers may vary;answers will vary;answer varies".split(";")
-)
-_NO_GOLD_HERE = frozenset(";none;na;unknown;proof;see;-;--;?;??;???;…".split(";"))
-_ELSEWHERE = re.compile(
-    r"(?:please )?(?:see|refer to)\b.{0,40}\b(?:solution|answer|explanation|proof|above|below|text|figure|"
-    r"diagram|image|attached|attachment|appendix|key|work)s?\b.{0,20}",
-    re.IGNORECASE,
-)
 
 _key = lru_cache(maxsize=1 << 16)(verify.canonical)  # few answers, many draws and votes
 
@@ -84,10 +71,6 @@ class Question:
 
     def gold_problem(self) -> str | None:
         """Why the gold answer can never pay, or is none, in one clause; None when it can."""
-        text = " ".join(self.answer.split()).strip(" .!$").casefold()
-        missing = text in _NO_GOLD or self.answer == "None" or _ELSEWHERE.fullmatch(text)
-        if missing or self.task != "exact" and text in _NO_GOLD_HERE:
-            return f"gold answer {self.answer!r} stands for a missing one"
         return verify.gold_problem(self.answer, self.task, subtask=self.subtask, choices=self.choices)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,19 +11,18 @@ from openrlhf_mlpo.verify import choices as options
 from openrlhf_mlpo.verify.extract import clean, extract_answer, is_formatted, strip_end_tokens
 
 TASKS = ("math", "bbh", "mmlu", "exact")
-_PLACEHOLDERS = {
-    "nan",
-    "null",
-    "n/a",
-    "#n/a",
-    "tbd",
-    "todo",
-    "see solution",
-    "see the solution",
-    "see above",
-    "see below",
-}
 MAX_GOLD = 10_000  # characters
+# What data sets write where they have no answer; `_NO_GOLD_HERE` could be the answer to a question of the user's own.
+_NO_GOLD = frozenset(
+    "nan;null;<na>;n/a;#n/a;tbd;todo;missing;no answer;[no answer];missing answer;not found;notfound;not available;"
+    "not applicable;not provided;not given;answers vary;answers may vary;answers will vary;answer varies".split(";")
+)
+_NO_GOLD_HERE = frozenset(";none;na;unknown;proof;see;-;--;?;??;???;…".split(";"))
+_ELSEWHERE = re.compile(
+    r"(?:please )?(?:see|refer to)\b.{0,40}\b(?:solution|answer|explanation|proof|above|below|text|figure|"
+    r"diagram|image|attached|attachment|appendix|key|work)s?\b.{0,20}",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,20 @@ def gold_problem(
     _check(task)
     if not isinstance(answer, str):
         return f"gold answer {answer!r} is not text"
-    if not clean(answer):
+    plain = clean(answer)
+    if not plain:
         return "gold answer is empty"
-    if clean(answer).casefold().rstrip(".") in _PLACEHOLDERS and answer not in (choices or ()):
+    text = plain.strip(" .!$").casefold()
+    missing = text in _NO_GOLD or answer == "None" or _ELSEWHERE.fullmatch(text)
+    if missing or task != "exact" and text in _NO_GOLD_HERE:
         return f"gold answer {answer!r} stands for a missing one"
     if len(answer) > MAX_GOLD:
         return f"gold answer has {len(answer):,} characters"
     if task == "math" and not equality.readable(answer):
         return f"math-verify cannot read gold answer {answer!r}; write it as LaTeX, or use task exact"
     if task == "bbh":
-        return bbh.problem(clean(answer), subtask, choices or ())
-    if task == "mmlu" and options.gold_letter(clean(answer), choices or ()) is None:
+        return bbh.problem(plain, subtask, choices or ())
+    if task == "mmlu" and options.gold_letter(plain, choices or ()) is None:
         given = f"one of the {len(choices)} choices" if choices else "a letter"
         return f"gold answer {answer!r} is not {given}"
     return None
