@@ -67,24 +67,14 @@ def _skip_non_blank(text: str, count: int) -> str:
 
 def _overlap(prompt: str, query: str) -> int:
     """Length of the longest end of `prompt` that is a beginning of `query` (Knuth-Morris-Pratt: linear time)."""
-    pattern = query[: len(prompt)]
-    if not pattern:
-        return 0
-    fail = [0] * len(pattern)
-    state = 0
-    for index in range(1, len(pattern)):
-        while state and pattern[index] != pattern[state]:
-            state = fail[state - 1]
-        state += pattern[index] == pattern[state]
-        fail[index] = state
-    state = 0
-    for char in prompt:
-        if state == len(pattern):
-            state = fail[state - 1]
-        while state and char != pattern[state]:
-            state = fail[state - 1]
-        state += char == pattern[state]
-    return state
+    text = [*query[: len(prompt)], None, *prompt]  # None equals no character
+    borders = [0]  # of text[: n + 1], the length of the longest other beginning that it ends with
+    for char in text[1:]:
+        length = borders[-1]
+        while length and text[length] != char:
+            length = borders[length - 1]
+        borders.append(length + (text[length] == char))
+    return borders[-1]
 
 
 def strip_end_tokens(text: str) -> str:
