@@ -83,15 +83,13 @@ def letter(answer: str, choices: Sequence[str] = ()) -> str | None:
         return name if not choices or _index(name) < len(choices) else _by_text(text, choices)
     if choices:
         return _by_text(_unmarked(answer), choices) or _by_text(text, choices) or _by_letter_and_text(text, choices)
-    first, last = _LETTER_FIRST.fullmatch(text), _LETTER_LAST.fullmatch(text)
-    if first and not first["blank"]:
-        rest = first["text"]
-        name = first["in"] or first["before"] or first["mark"]
-        return None if _only_names(rest) or _NAMED.search(rest) else name.upper()
-    elif last and not _DENIAL.search(text):
-        rest = last["text"]
-        return None if _only_names(rest) or _NAMED.search(rest) else last["name"]
-    return None
+    match = _LETTER_FIRST.fullmatch(text)
+    if match is None or match["blank"]:
+        match = None if _DENIAL.search(text) else _LETTER_LAST.fullmatch(text)
+    if match is None:
+        return None
+    name, rest = _name_and_text(match)
+    return None if _only_names(rest) or _NAMED.search(rest) else name
 
 
 def _only_names(text: str) -> bool:
@@ -124,17 +122,19 @@ def _by_text(text: str, choices: Sequence[str]) -> str | None:
 def _by_letter_and_text(text: str, choices: Sequence[str]) -> str | None:
     for match in (_LETTER_FIRST.fullmatch(text), _LETTER_LAST.fullmatch(text)):
         if match:
-            groups = match.groupdict()
-            name = next(groups[key] for key in ("in", "before", "mark", "blank", "name") if groups.get(key)).upper()
-            inside = _BRACKETS.fullmatch(groups["text"])
-            for rest in (groups["text"], inside[1] if inside else None):
-                if rest and _index(name) < len(choices) and _same_option(rest, choices[_index(name)]):
+            name, text = _name_and_text(match)
+            inside = _BRACKETS.fullmatch(text)
+            for rest in (text, inside[1] if inside else ""):
+                if rest and _index(name) < len(choices) and _by_text(rest, [choices[_index(name)]]):
                     return name
     return None
 
 
-def _same_option(text: str, choice: str) -> bool:
-    return _by_text(text, [choice]) is not None
+def _name_and_text(match: re.Match[str]) -> tuple[str, str]:
+    """The letter and what stands beside it, of a match of `_LETTER_FIRST` or `_LETTER_LAST`."""
+    groups = match.groupdict()
+    text = groups.pop("text")
+    return next(filter(None, groups.values())).upper(), text
 
 
 def without_letter(choice: str) -> str:

@@ -15,11 +15,10 @@ from functools import lru_cache
 
 from openrlhf_mlpo.verify.reader import VARIABLES, Reader, Unsure
 
-_INT = r"\d{1,18}"
 _RATIONAL = re.compile(
-    rf"(?P<sign>[-+]?)(?:(?P<int>{_INT})|(?P<thousands>[1-9]\d{{0,2}}(?:,\d{{3}}){{1,5}})"
+    r"[-+]?(?:\d{1,18}|[1-9]\d{0,2}(?:,\d{3}){1,5}|[1-9]\d{0,17}/[1-9]\d{0,17}"
     r"|(?P<decimal>(?:0|[1-9]\d{0,5}|[1-9]\d{0,2}(?:,\d{3}){1,2})?\.\d{1,9})"
-    rf"|\\frac\{{(?P<top>-?[1-9]\d{{0,17}})\}}\{{(?P<bottom>[1-9]\d{{0,17}})\}}|(?P<over>[1-9]\d{{0,17}})/(?P<under>[1-9]\d{{0,17}}))",
+    r"|\\frac\{(?P<top>-?[1-9]\d{0,17})\}\{(?P<bottom>[1-9]\d{0,17})\})",
     re.ASCII,
 )
 # Units and bases: math-verify drops the ones it knows; with the others the number still has to be the same.
@@ -41,16 +40,10 @@ def rational(text: str) -> tuple[Fraction, bool] | None:
     match = _RATIONAL.fullmatch(text)
     if match is None:
         return None
-    part = match.groupdict()
-    if part["int"] or part["thousands"]:
-        value = Fraction(int((part["int"] or part["thousands"]).replace(",", "")))
-    elif part["decimal"]:
-        value = Fraction("0" + part["decimal"] if part["decimal"][0] == "." else part["decimal"].replace(",", ""))
-    elif part["top"]:
-        value = Fraction(int(part["top"]), int(part["bottom"]))
-    else:
-        value = Fraction(int(part["over"]), int(part["under"]))
-    return (-value if part["sign"] == "-" else value), part["decimal"] is not None
+    if match["top"] is None:
+        return Fraction(text.replace(",", "")), match["decimal"] is not None
+    value = Fraction(int(match["top"]), int(match["bottom"]))
+    return (-value if text.startswith("-") else value), False
 
 
 @lru_cache(maxsize=65536)

@@ -55,16 +55,12 @@ class Reader:
 
     def all_items(self) -> tuple[float, ...]:
         """The values of the whole text, a list separated by commas."""
-        values = self.items()
-        if self.index != len(self.tokens):
-            raise Unsure
-        return values
-
-    def items(self) -> tuple[float, ...]:
         values = [self.sum()]
         while self.peek() == ",":
             self.take()
             values.append(self.sum())
+        if self.index != len(self.tokens):
+            raise Unsure
         return tuple(values)
 
     def peek(self) -> str:
