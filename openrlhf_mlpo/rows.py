@@ -9,7 +9,8 @@ from typing import Any
 
 from openrlhf_mlpo.questions import Question, question_id, with_options
 from openrlhf_mlpo.text import readable
-from openrlhf_mlpo.verify.choices import letter
+from openrlhf_mlpo.verify.choices import gold_letter, letter_at
+from openrlhf_mlpo.verify.extract import box_contents
 
 # Where a row's fields are found, by task, first match wins: the names of the usual distributions of each benchmark.
 _CHOICES, _GOLD_OPTION = ("choices", "options"), ("answer", "answerKey")
@@ -85,16 +86,12 @@ def last_boxed(solution: str) -> str | None:
     start = max(solution.rfind("\\boxed"), solution.rfind("\\fbox"))
     if start < 0:
         return None
-    rest = solution[start:].split("boxed" if solution.startswith("\\boxed", start) else "fbox", 1)[1]
-    if not rest.lstrip().startswith("{"):
-        return rest.split("$")[0].split()[0].rstrip(".") if rest.split("$")[0].split() else None
-    rest, depth = rest.lstrip(), 0
-    for position, character in enumerate(rest):
-        escaped = position > 0 and rest[position - 1] == "\\"
-        depth += (character == "{") - (character == "}") if not escaped else 0
-        if depth == 0 and character == "}" and not escaped:
-            return rest[1:position].strip() or None
-    return None
+    rest = solution[start:].removeprefix("\\boxed").removeprefix("\\fbox").lstrip()
+    if rest.startswith("{"):
+        contents = box_contents("\\boxed" + rest)
+        return contents[-1].strip() or None if contents else None
+    words = rest.partition("$")[0].split()
+    return words[0].rstrip(".") if words else None
 
 
 def _lookup(value: Any, path: str) -> Any:
@@ -166,9 +163,7 @@ def _letter(gold: Any, answer: str, choices: list[str]) -> str:
     a number is an index even where an option is that number."""
     if len(choices) < 2:
         raise ValueError("no choices")
-    name = letter(answer, choices) if isinstance(gold, str) else None
-    if name is None and answer.isdecimal() and int(answer) < len(choices):
-        name = string.ascii_uppercase[int(answer)]
+    name = gold_letter(answer, choices) if isinstance(gold, str) else letter_at(answer, choices)
     if name is None:
         names = ", ".join(string.ascii_uppercase[: len(choices)])
         raise ValueError(f"answer {answer!r} is none of {names}, nor an option's text, nor an index from 0")

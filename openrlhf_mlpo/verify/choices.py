@@ -98,10 +98,14 @@ def _only_names(text: str) -> bool:
 
 def gold_letter(gold: str, choices: Sequence[str] = ()) -> str | None:
     """The letter of a gold answer, which is distributed as a letter, an option's text or an index from 0."""
-    name = letter(gold, choices)
-    if name is None and gold.isdigit() and int(gold) < min(len(choices), 26):
-        return chr(ord("A") + int(gold))
-    return name
+    return letter(gold, choices) or letter_at(gold, choices)
+
+
+def letter_at(index: str, choices: Sequence[str]) -> str | None:
+    """The letter of the option with this index from 0, or None."""
+    if index.isdecimal() and int(index) < min(len(choices), 26):
+        return chr(ord("A") + int(index))
+    return None
 
 
 def _index(name: str) -> int:

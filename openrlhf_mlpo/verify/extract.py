@@ -110,10 +110,10 @@ def extract_answer(text: str, *, boxed: bool = True) -> str | None:
     if block is None:
         if not boxed:
             return None
-        boxes = _boxes(text)
+        boxes = box_contents(text)
         block = boxes[-1] if boxes else ""
     else:
-        boxes = _boxes(block)
+        boxes = box_contents(block)
         if len(boxes) == 1:  # several boxes are several answers: the verifier sees them all
             block = boxes[0]
     return clean(block) or None
@@ -149,7 +149,7 @@ def _last_block(text: str) -> str | None:
     return block
 
 
-def _boxes(text: str) -> list[str]:
+def box_contents(text: str) -> list[str]:
     r"""Contents of every balanced `\boxed{}`, in the order they begin; of nested ones only the innermost."""
     if "\\boxed" not in text and "\\fbox" not in text:
         return []
