@@ -75,12 +75,13 @@ def _score(query: object, prompt: object, label: object, task: Any) -> tuple[flo
         if name not in TASKS:
             warn_once(name, f"unknown task {name!r} in a label, which scores 0: choose from {', '.join(TASKS)}")
             return 0.0, float(is_formatted(response)), 0.0
+        subtask, choices = gold.extra.get("subtask"), gold.extra.get("choices")
         verdict = verify_response(
             response,
             gold.answer,
             name,
-            subtask=_text(gold.extra.get("subtask")),
-            choices=_texts(gold.extra.get("choices")),
+            subtask=subtask if isinstance(subtask, str) else None,
+            choices=[str(choice) for choice in choices] if isinstance(choices, list) else None,
             boxed=_boxed(),
         )
         if verdict.undecided:
@@ -106,14 +107,6 @@ def _warn_undecided(gold: str, answer: str | None) -> None:
         answer,
         gold,
     )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _texts(value: object) -> list[str] | None:
-    return [str(item) for item in value] if isinstance(value, list | tuple) and value else None
 
 
 def _boxed() -> bool:
