@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.prompts.budget import count_tokens, cut_to_fit, encode
 from openrlhf_mlpo.prompts.chat_template import check_chat_template, render_chat
-from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, PromptTemplate, chat_messages, leader_parts, shown
+from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, PromptTemplate, chat_messages, defused_messages, shown
 from openrlhf_mlpo.prompts.untrusted import control_tokens, defuse
 
 # A shown response always keeps at least this many tokens of its end: an answer block fits in it.
@@ -102,9 +102,7 @@ class PromptRenderer:
         return count_tokens(self.tokenizer, text) - self.max_prompt_tokens
 
     def _text(self, question: str, texts: Sequence[str], last: str | None) -> str:
-        messages = chat_messages(
-            self.template, self.template.system, leader_parts(self.template, question, texts, last)
-        )
+        messages = defused_messages(self.template, question, texts, last)
         if self._frame is None:
             return render_chat(self.tokenizer, messages, self.chat_template_kwargs)
         return self._frame[0] + messages[-1]["content"].strip() + self._frame[1]

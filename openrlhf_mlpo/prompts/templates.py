@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,13 +49,12 @@ BUILTIN_TEMPLATES = {
     "chat": PromptTemplate(
         name="chat",
         separator="\n\n",
-        question="{question}",
         team="Your team answered this question. Any of them may be wrong.\n\n{responses}",
         response="[response {number}]\n{text} \n[end of response {number}]",
         history="Your own answer in the last round:\n\n[last output]\n{output} \n[end of last output]",
         instruction_team="Compare the responses, check what they claim, and decide for yourself. " + _FORM,
         instruction_solo=_FORM,
-        agent_instruction=("Reason step by step. End with the final answer alone inside <answer> and </answer>."),
+        agent_instruction="Reason step by step. End with the final answer alone inside <answer> and </answer>.",
         revision=(
             "You answered before:\n\n[your last response]\n{own} \n[end of your last response]\n\nThe leader of your "
             "team, who saw all responses, then wrote:\n\n[leader]\n{leader} \n[end of leader]\n\nEither may be wrong: "
@@ -75,11 +74,11 @@ BUILTIN_TEMPLATES = {
 
 
 _PLACEHOLDERS = {
-    "question": {"question"},
-    "team": {"responses"},
-    "response": {"number", "text"},
-    "history": {"output"},
-    "revision": {"own", "leader"},
+    "question": ("question",),
+    "team": ("responses",),
+    "response": ("number", "text"),
+    "history": ("output",),
+    "revision": ("leader", "own"),
 }
 
 
@@ -103,11 +102,10 @@ def load_template(name_or_path: str) -> PromptTemplate:
     if unknown := sorted(set(given) - known):
         raise UserError(f"{path}: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(known))}")
     for key, wanted in _PLACEHOLDERS.items():
-        for placeholder in sorted(wanted):
+        for placeholder in wanted:
             if key in given and "{" + placeholder + "}" not in given[key]:
                 raise UserError(f"{path}: {key} must contain {{{placeholder}}}")
-    base = BUILTIN_TEMPLATES["chat"]
-    return PromptTemplate(**{**base.__dict__, **given, "name": str(path)})
+    return replace(BUILTIN_TEMPLATES["chat"], **given, name=str(path))
 
 
 def _fill(pattern: str, /, **values: str) -> str:
@@ -154,14 +152,13 @@ def leader_messages(
     Rounds travel in the user message, because chat templates such as Qwen3's drop earlier `<think>` blocks.
     `show`: see `shown`.
     """
-    responses = shown(responses, show)
+    texts = [defuse(text).strip() for text in shown(responses, show)]
     last = None if last_output is None else defuse(last_output).strip()
-    parts = leader_parts(template, defuse(question).strip(), [defuse(text).strip() for text in responses], last)
-    return chat_messages(template, template.system, parts)
+    return defused_messages(template, defuse(question).strip(), texts, last)
 
 
-def leader_parts(template: PromptTemplate, question: str, texts: Sequence[str], last: str | None) -> list[str]:
-    """The parts of a leader prompt out of texts that `defuse` has made harmless already."""
+def defused_messages(template: PromptTemplate, question: str, texts: Sequence[str], last: str | None) -> list[dict]:
+    """`leader_messages` of texts that `defuse` has made harmless already."""
     parts = [_fill(template.question, question=question)]
     if last is not None:  # before the responses, as it was: the agents wrote theirs with it in sight
         parts.append(_fill(template.history, output=last))
@@ -169,7 +166,7 @@ def leader_parts(template: PromptTemplate, question: str, texts: Sequence[str], 
         blocks = [_fill(template.response, number=str(number), text=text) for number, text in enumerate(texts, 1)]
         parts.append(_fill(template.team, responses=template.separator.join(blocks)))
     parts.append(template.instruction_team if texts else template.instruction_solo)
-    return parts
+    return chat_messages(template, template.system, parts)
 
 
 def chat_messages(template: PromptTemplate, system: str, parts: Sequence[str]) -> list[dict]:
