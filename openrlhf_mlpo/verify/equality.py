@@ -13,6 +13,7 @@ import re
 from collections import OrderedDict
 from concurrent.futures import Future
 from functools import lru_cache
+from itertools import accumulate
 from threading import Lock
 
 from openrlhf_mlpo.verify import latex, numbers, prose, workers
@@ -35,7 +36,7 @@ _DIGITS = re.compile(r"\d+")
 _TOWER = re.compile(r"\^\s*\{?\s*\(?\s*[\dA-Za-z!]+\s*\)?\s*\}?\s*\^|\^\s*\{[^{}]*\^")
 _TOWER_OF_NUMBERS = re.compile(r"\d+(?:\s*\}?\)?\s*\^\s*[{(]*\s*\d+)+")
 _POWER = re.compile(r"\^\s*[{(]?\s*-?(\d+)")
-_FACTORIAL = re.compile(r"(\d+)\s*[)}]?\s*!|!\s*[)}]?\s*!")
+_FACTORIAL = re.compile(r"(\d+)\s*[)}]?\s*!")
 _HEAVY = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim)(?![A-Za-z])|![^=]*!|\d{5,}\s*[)}]?!")
 
 Pair = tuple[str, str]
@@ -182,27 +183,18 @@ def hopeless(answer: str) -> bool:
 
     Only shapes that a check has no chance with; tests/verify/test_hostile.py compares.
     """
-    depth = deepest = 0
-    for char in answer:
-        depth += _DEPTH_STEP.get(char, 0)
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH or any(len(run) > 400 for run in _DIGITS.findall(answer)):
+    depths = accumulate(_DEPTH_STEP.get(char, 0) for char in answer)
+    if max(depths, default=0) > MAX_DEPTH or any(len(run) > 400 for run in _DIGITS.findall(answer)):
         return True
     return _digits_written_out(answer) > 200_000
 
 
 def _digits_written_out(answer: str) -> float:
     """A rough count of the decimal digits of the largest number that the literal powers and factorials write out."""
-    largest = 0.0
-    for match in _TOWER_OF_NUMBERS.finditer(answer):
-        exponents = [int(part) for part in _DIGITS.findall(match.group())[:6]]
-        largest = max(largest, _tower_digits(exponents))
-    for match in _FACTORIAL.finditer(answer):
-        if match.group(1) is None:
-            continue
-        number = int(match.group(1))
-        largest = max(largest, math.inf if number > 10**6 else number * math.log10(number + 1))
-    return largest
+    towers = [list(map(int, _DIGITS.findall(tower)[:6])) for tower in _TOWER_OF_NUMBERS.findall(answer)]
+    # of more than a million the count does not matter
+    factorials = [min(int(number), 10**6) for number in _FACTORIAL.findall(answer)]
+    return max([0.0, *map(_tower_digits, towers), *(number * math.log10(number + 1) for number in factorials)])
 
 
 def _tower_digits(powers: list[int]) -> float:

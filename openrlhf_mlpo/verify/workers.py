@@ -225,13 +225,9 @@ def run(command: str, *texts: str, expensive: bool = False) -> bool:
 
 def start() -> None:
     """Start all workers in the background, so that the first check does not wait for math-verify to load."""
-    threading.Thread(target=_start, name="mlpo-verify-start", daemon=True).start()
-
-
-def _start() -> None:
     for lane in (_lane("fast"), _lane("slow")):
         for _ in lane.workers:  # at the same time: each worker gets one
-            threading.Thread(target=_warm, args=(lane,), daemon=True).start()
+            threading.Thread(target=_warm, args=(lane,), name="mlpo-verify-start", daemon=True).start()
 
 
 def _warm(lane: _Lane) -> None:
