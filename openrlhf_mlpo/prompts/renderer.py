@@ -1,8 +1,4 @@
-"""Leader prompts rendered with the leader's chat template inside a budget of tokens.
-
-Agents' responses are untrusted text inside the leader's prompt: `untrusted.defuse` makes them harmless, and
-`PromptRenderer` cuts the responses (never the question) until the rendered prompt fits, keeping each response's end.
-"""
+"""Leader prompts rendered with the leader's chat template inside a budget of tokens."""
 
 from __future__ import annotations
 
@@ -19,10 +15,10 @@ MIN_RESPONSE_TOKENS = 16
 
 
 class PromptRenderer:
-    """Renders leader prompts with the leader's chat template inside a budget of tokens.
+    """Renders leader prompts that fit.
 
-    OpenRLHF cuts a prompt that is too long from the left, which loses chat header and question with only a warning;
-    so a prompt has to fit before it gets there.
+    OpenRLHF cuts a prompt that is too long from the left, which loses chat header and question with only a warning.
+    Here the responses are cut (never the question), and made harmless, as they are untrusted text (`untrusted.defuse`).
     """
 
     def __init__(
@@ -56,21 +52,19 @@ class PromptRenderer:
         Longest responses are cut first, from their beginning. Raises UserError when frame, question and
         `MIN_RESPONSE_TOKENS` of each response do not fit.
         """
-        texts = (question, *shown(responses, self.show))
+        last = [] if last_output is None else [last_output]
+        texts = (question, *shown(responses, self.show), *last)
         question, *texts = (defuse(text, self.control_tokens).strip() for text in texts)
-        last = None if last_output is None else defuse(last_output, self.control_tokens).strip()
-        prompt = self._text(question, texts, last)
+
+        def build(texts: list[str]) -> str:
+            return self._text(question, texts[: len(responses)], texts[-1] if last else None)
+
+        prompt = build(texts)
         if self._surely_fits(prompt) or self._excess(prompt) <= 0:
             return prompt
-        cuttable = texts if last is None else [*texts, last]
-        tokens = encode(self.tokenizer, cuttable)
-        frame = self._text(question, [""] * len(texts), None if last is None else "")
-
-        def build(cut: Sequence[str]) -> str:
-            return self._text(question, cut[: len(texts)], None if last is None else cut[-1])
-
-        room = self._room(question, frame, [len(each) for each in tokens])
-        return build(cut_to_fit(self.tokenizer, cuttable, tokens, room, lambda cut: self._excess(build(cut))))
+        tokens = encode(self.tokenizer, texts)
+        room = self._room(question, build([""] * len(texts)), [len(each) for each in tokens])
+        return build(cut_to_fit(self.tokenizer, texts, tokens, room, lambda cut: self._excess(build(cut))))
 
     def check_fits(self, question: str, team_size: int) -> None:
         """Raise UserError when this question cannot be rendered with `team_size` responses of any length."""
