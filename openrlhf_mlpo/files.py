@@ -49,8 +49,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _read_jsonl(path: Path) -> Rows:
     for number, line in _lines(path):
-        if line:
-            yield _checked(f"{path}, line {number}", _parse(line, f"{path}, line {number}"))
+        if not line:
+            continue
+        place = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place}: not valid JSON: {one_line(error)}") from None
+        yield _checked(place, row)
 
 
 def _read_json(path: Path) -> Rows:
@@ -70,13 +76,6 @@ def _read_json(path: Path) -> Rows:
         raise UserError(f"{path}: must be a list of JSON objects, not {type(value).__name__}")
     for number, row in enumerate(value, 1):
         yield _checked(f"{path}, item {number}", row)
-
-
-def _parse(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not valid JSON: {one_line(error)}") from None
 
 
 def _checked(place: str, row: Any) -> tuple[str, dict]:
