@@ -122,12 +122,9 @@ def _answer(gold: Any, column: str, task: str) -> str:
 
 
 def _one_text(value: Any, name: str) -> str:
-    if isinstance(value, Mapping):
-        raise ValueError(
-            f"the {name} must be one text, not {_short(value)}; --columns can name a part of it with a dot"
-        )
-    if isinstance(value, list | tuple | set | bytes):
-        raise ValueError(f"the {name} must be one text, not {_short(value)}")
+    if isinstance(value, Mapping | list | tuple | set | bytes):
+        fix = "; --columns can name a part of it with a dot" if isinstance(value, Mapping) else ""
+        raise ValueError(f"the {name} must be one text, not {_short(value)}{fix}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"the {name} is {value}")
     if isinstance(value, float) and value.is_integer():  # whole numbers of a column that also has gaps

@@ -38,7 +38,8 @@ _ROOT_ORDER = {"√": "", "∛": "[3]", "∜": "[4]"}
 
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|gcd|lcm|det|max|min"
 _GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|phi|rho|tau|mu"
-_ARGUMENT = r"(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|\{(?:[^{}]|\{[^{}]*\})*\})"
+_PARENTHESES = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+_ARGUMENT = "(" + _PARENTHESES + r"|\{(?:[^{}]|\{[^{}]*\})*\})"
 
 
 def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
@@ -66,15 +67,15 @@ _LATEX_RULES = _rules(
     (r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le"),
     (r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge"),
     (r"\\neq(?![A-Za-z])", r"\\ne"),
-    (r"\\(?:varnothing)(?![A-Za-z])", r"\\emptyset"),
-    (r"\\(?:iff|Leftrightarrow)(?![A-Za-z])", r"\\Leftrightarrow"),
-    (r"\\(?:implies)(?![A-Za-z])", r"\\Rightarrow"),
+    (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+    (r"\\iff(?![A-Za-z])", r"\\Leftrightarrow"),
+    (r"\\implies(?![A-Za-z])", r"\\Rightarrow"),
     (r"\\bar(?![A-Za-z])", r"\\overline"),
     (r"\\frac\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"),
     (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
     (r"\\frac\s*(\{[^{}]*\})\s*(\d)(?!\d)", r"\\frac\1{\2}"),
     (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
-    (r"\\sqrt\s*" + _ARGUMENT.replace(r"|\{(?:[^{}]|\{[^{}]*\})*\}", ""), r"\\sqrt{\1}"),
+    (rf"\\sqrt\s*({_PARENTHESES})", r"\\sqrt{\1}"),
     (r"(?:\^\s*\{?\s*\\circ(?:\s*\})?|\\degree(?![A-Za-z]))"
      r"(?:\s*\\?(?:text)?\s*\{?\s*[CF]\}?(?![A-Za-z]))?", r"^\\circ"),
     (r"\\(?:qquad|quad|enspace|thinspace|space)(?![A-Za-z])|(?<!\\)\\[,;:> ]|~", " "),
