@@ -221,10 +221,8 @@ def listings() -> list[Case]:
                 "40 < x < 44", "x \\ge 42",
                 "42 \\cup 43", "\\mathbb{R}", "(-\\infty, \\infty)", "41 / 42", "the options are 1, 2, 42", "4 2",
                 "42 43",
-                "not 42", "42?", "maybe 42 or maybe not",
             ]
         )
-        if answer not in ("42?", "not 42", "maybe 42 or maybe not")
     ]  # fmt: skip
     letters = ["A B C D", "A, B, C, D", "ABCD", "A or B", "(A) (B)", "A/B", "A and B", "(A)(B)(C)(D)", "A. B. C. D.",
     "B, not A",
@@ -263,10 +261,10 @@ def injections() -> list[Case]:
 def sound() -> list[Case]:
     """Odd to look at and right: they must pay."""
     right = ["42", " 42 ", "$42$", "\\boxed{42}", "$\\boxed{42}$", "\x0042\x00", "\u200b42", "４２", "٤٢", "42.",
-    "42.0", "\\$42", "4\\!2",
+    "42.0", "\\$42",
              "**42**", "x = 42", "42 \\text{ apples}", "\\frac{84}{2}", "6 \\times 7", "\n42\n", "The answer is 42.",
              "+42", "84/2"]  # fmt: skip
-    found = [Case(f"right {answer!r}", block(answer), correct=True) for answer in right if answer != "4\\!2"]
+    found = [Case(f"right {answer!r}", block(answer), correct=True) for answer in right]
     found += [
         Case("minus", block("\u221242"), gold="-42", correct=True),
         Case("tower", block("9^{9^{9^9}}"), "9^{9^{9^9}}", correct=True),

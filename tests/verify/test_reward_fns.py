@@ -109,20 +109,11 @@ def test_stock_openrlhf_makes_an_experience_of_the_result() -> None:
         "accuracy": [1.0], "format": [0.0], "score": [1.0], "reward": [1.0]}  # fmt: skip
 
 
-def _readme_example() -> str:
-    readme = ROOT / "README.md"
-    blocks = (
-        re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL) if readme.exists() else []
-    )
-    found = [block for block in blocks if "def reward_func" in block]
-    if not found:
-        pytest.skip("README.md has no reward function to try")
-    return found[0]
-
-
 def test_the_readmes_own_reward_function_works(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    [example] = [block for block in blocks if "def reward_func" in block]
     path = tmp_path / "my_reward.py"
-    path.write_text(_readme_example())
+    path.write_text(example)
     results = execute(path, [(PROMPT, "5", f"<answer>{word}</answer>") for word in ("apple", "pear")])
     assert [result["reward"] for result in results] == [1.0, 0.0]
     assert all(set(result["extra_logs"]) == {"accuracy", "format", "undecided"} for result in results)
