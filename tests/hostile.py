@@ -30,10 +30,10 @@ class Case:
 
 def forget() -> None:
     """Empty the memories of earlier verdicts."""
-    equality._remembered.clear()
     for cached in (
         equality.form,
         equality._settle,
+        equality._verdict,
         latex.notation,
         prose.answer_of,
         numbers.rational,

@@ -10,11 +10,10 @@ import logging
 import math
 import os
 import re
-from collections import OrderedDict
-from concurrent.futures import Future
 from functools import lru_cache
 from itertools import accumulate
 from threading import Lock
+from weakref import WeakValueDictionary
 
 from openrlhf_mlpo.verify import latex, numbers, prose, workers
 
@@ -40,9 +39,7 @@ _FACTORIAL = re.compile(r"(\d+)\s*[)}]?\s*!")
 _HEAVY = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim)(?![A-Za-z])|![^=]*!|\d{5,}\s*[)}]?!")
 
 Pair = tuple[str, str]
-_remembered: OrderedDict[Pair, bool | None] = OrderedDict()
-_REMEMBERED = 200_000
-_asking: dict[Pair, Future[bool | None]] = {}
+_turns: WeakValueDictionary[Pair, Lock] = WeakValueDictionary()  # one for each pair that is being asked about
 _lock = Lock()
 
 
@@ -137,42 +134,35 @@ def _no_commands(text: str) -> str:
 
 
 def _ask(gold: str, answer: str) -> bool | None:
-    """math-verify's verdict, asked once: equal pairs asked at the same time wait for one check.
-
-    A check that went past its own limits would do so again and stays undecided; any other is asked again next time.
-    """
-    pair = (gold, answer)
+    """math-verify's verdict, asked once: equal pairs asked at the same time wait for one check."""
     with _lock:
-        if pair in _remembered:
-            _remembered.move_to_end(pair)
-            return _remembered[pair]
-        check = _asking.get(pair)
-        mine = check is None
-        if check is None:
-            check = _asking[pair] = Future()
-    if not mine:
-        return check.result()
-    verdict, final = None, False
+        turn = _turns.setdefault((gold, answer), Lock())
+    with turn:
+        try:
+            return _verdict(gold, answer)
+        except workers.Undecided:
+            return None
+
+
+@lru_cache(maxsize=200_000)
+def _verdict(gold: str, answer: str) -> bool | None:
+    """math-verify's verdict; None where a check went past its own limits, as it would again.
+
+    Raises Undecided where it was not the check's own fault: that is not remembered, so it is asked again next time.
+    """
     try:
-        verdict, final = workers.run("verify", gold, answer, expensive=looks_expensive(answer)), True
+        return workers.run("verify", gold, answer, expensive=looks_expensive(answer))
     except workers.Undecided as reason:
         logger.debug("undecided (%s): %.80r against %.80r", reason, answer, gold)
-        final = reason.own
-    finally:
-        with _lock:
-            del _asking[pair]
-            if final:
-                _remembered[pair] = verdict
-                if len(_remembered) > _REMEMBERED:
-                    _remembered.popitem(last=False)
-        check.set_result(verdict)
-    return verdict
+        if not reason.own:
+            raise
+        return None
 
 
 def _after_fork() -> None:
     global _lock
     _lock = Lock()  # another thread of the parent may have held it
-    _asking.clear()
+    _turns.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
