@@ -17,6 +17,7 @@ _TOKEN = re.compile(
     r"(?:0|[1-9]\d{0,14})(?:\.\d{1,9})?|\\(?:frac|sqrt|pi|cdot|times|infty)(?![A-Za-z])|\^\\circ|[-+^{}()\[\],a-z ]",
     re.ASCII,
 )
+_ONE_NUMBER_OR_TWO = re.compile(r"\d +\d|,\d{3}")  # "1 2" is 3 to latex2sympy, "1,234" may have a separator
 
 
 class Unsure(Exception):
@@ -27,25 +28,10 @@ class Reader:
     """A recursive-descent reader of one text; raises `Unsure` on whatever it does not know."""
 
     def __init__(self, text: str) -> None:
-        self.tokens: list[str] = []
-        position = 0
-        while position < len(text):
-            match = _TOKEN.match(text, position)
-            if match is None:
-                raise Unsure
-            position = match.end()
-            token = match.group()
-            if token != " ":
-                self.tokens.append(token)
-            if token == "," and len(text) >= position + 3 and text[position : position + 3].isdigit():
-                raise Unsure  # a thousands separator, or not
-            if (
-                token == " "
-                and self.tokens
-                and self.tokens[-1][-1].isdigit()
-                and text[position : position + 1].isdigit()
-            ):
-                raise Unsure  # "1 2" is 3 to latex2sympy
+        tokens = _TOKEN.findall(text)
+        if "".join(tokens) != text or _ONE_NUMBER_OR_TWO.search(text):
+            raise Unsure
+        self.tokens = [token for token in tokens if token != " "]
         self.index = 0
 
     def single(self) -> float:
