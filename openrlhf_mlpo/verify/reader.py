@@ -42,8 +42,7 @@ class Reader:
     def all_items(self) -> tuple[float, ...]:
         """The values of the whole text, a list separated by commas."""
         values = [self.sum()]
-        while self.peek() == ",":
-            self.take()
+        while self.accept(","):
             values.append(self.sum())
         if self.index != len(self.tokens):
             raise Unsure
@@ -51,6 +50,13 @@ class Reader:
 
     def peek(self) -> str:
         return self.tokens[self.index] if self.index < len(self.tokens) else ""
+
+    def accept(self, *tokens: str) -> bool:
+        """Whether the next token is one of these; if so, it is taken."""
+        if self.peek() not in tokens:
+            return False
+        self.index += 1
+        return True
 
     def take(self, expected: str | None = None) -> str:
         token = self.peek()
@@ -60,10 +66,7 @@ class Reader:
         return token
 
     def sum(self) -> float:
-        sign = 1.0
-        if self.peek() == "-":
-            self.take()
-            sign = -1.0
+        sign = -1.0 if self.accept("-") else 1.0
         total = sign * self.product()
         while self.peek() in ("+", "-"):
             sign = 1.0 if self.take() == "+" else -1.0
@@ -74,10 +77,7 @@ class Reader:
         total = self.power()
         while True:
             token = self.peek()
-            if token in ("\\cdot", "\\times"):
-                self.take()
-                total *= self.power()
-            elif token in ("\\sqrt", "\\pi") or token in VARIABLES:
+            if self.accept("\\cdot", "\\times") or token in ("\\sqrt", "\\pi") or token in VARIABLES:
                 total *= self.power()
             elif token in ("+", "-", ",", ")", "}", "]", ""):
                 return total
@@ -86,12 +86,8 @@ class Reader:
 
     def power(self) -> float:
         base = self.atom()
-        if self.peek() == "^\\circ":
-            self.take()
+        if self.accept("^\\circ") or not self.accept("^"):
             return base  # math-verify reads degrees as the bare number
-        if self.peek() != "^":
-            return base
-        self.take()
         exponent = self.group() if self.peek() == "{" else float(self.take())
         if abs(exponent) > 60 or abs(base) > 1e6 or (self.tokens[self.index - 1] != "}" and exponent > 9):
             raise Unsure  # x^10 without braces is x^1 times 0
@@ -119,8 +115,7 @@ class Reader:
             return self.group() / self.group()
         if token == "\\sqrt":
             order = 2.0
-            if self.peek() == "[":
-                self.take()
+            if self.accept("["):
                 order = float(self.take())
                 self.take("]")
                 if order not in (2.0, 3.0, 4.0, 5.0):
