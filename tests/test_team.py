@@ -76,7 +76,7 @@ def agents(*entries: dict) -> str:
         ("agents: [{name: a, model: m, sampling: {temperature: .nan}}]", "temperature must be a number >= 0"),
         ("agents: [{name: a, model: m, sampling: {max_tokens: .inf}}]", "max_tokens must be a whole number"),
         (agents({"sampling": {"min_p": 1.5}}), "min_p must be a number >= 0.0 and <= 1.0"),
-        (agents({"sampling": {"top_k": None}}), "top_k must be a number, not None"),
+        (agents({"sampling": {"top_k": None}}), "top_k must be a whole number >= 0, not None"),
         (agents({"sampling": {"stop": [""]}}), "stop must be a text or a list of texts, none of them empty"),
         ("agents: [{name: a, model: m, sampling: {stop: 3}}]", "stop must be"),
         (agents({"model": "./nowhere"}), "agent 1: model './nowhere': no such directory"),

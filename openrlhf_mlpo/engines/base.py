@@ -33,13 +33,13 @@ REFUSED = "refused"  # for another reason; the endpoint's words follow after a c
 
 # Names of settings that hold a secret: none belongs in a file that is stored, shown or shared.
 _SECRETS = frozenset("apikey token hftoken accesstoken authtoken bearertoken authorization password secret".split())
-# Bounds of the settings in `Sampling`: least, greatest, and whether the least itself is refused.
-_BOUNDS = {
-    "temperature": (0.0, math.inf, False),
+# Bounds of the settings in `Sampling`, as `check_number` takes them.
+_BOUNDS: dict[str, tuple] = {
+    "temperature": (0.0,),
     "top_p": (0.0, 1.0, True),
-    "top_k": (0, math.inf, False),
-    "min_p": (0.0, 1.0, False),
-    "max_tokens": (0, math.inf, False),
+    "top_k": (0,),
+    "min_p": (0.0, 1.0),
+    "max_tokens": (0,),
     "repetition_penalty": (0.0, math.inf, True),
 }
 
@@ -76,7 +76,11 @@ class Sampling:
             elif value is None and name in ("temperature", "top_p", "max_tokens"):
                 values[name] = 0 if name == "max_tokens" else None
             else:
-                values[name] = known[name](_in_bounds(name, value, known[name] is int, where))
+                whole = known[name] is int
+                if whole and isinstance(value, float) and value.is_integer():
+                    value = int(value)
+                check_number(where, name, value, *_BOUNDS[name], whole=whole)
+                values[name] = known[name](value)
         return cls(**values)
 
     def as_dict(self) -> dict:
@@ -84,15 +88,14 @@ class Sampling:
         return {**asdict(self), "stop": list(self.stop)}
 
 
-def _in_bounds(name: str, value: Any, whole: bool, where: str) -> int | float:
-    least, greatest, open_ = _BOUNDS[name]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where}: {name} must be a number, not {value!r}")
-    inside = math.isfinite(value) and (least < value if open_ else least <= value) and value <= greatest
-    if not inside or (whole and value != int(value)):
-        bounds = f"{'>' if open_ else '>='} {least}" + (f" and <= {greatest}" if math.isfinite(greatest) else "")
+def check_number(
+    where: str, name: str, value: Any, least: float, greatest: float = math.inf, above: bool = False, *, whole=False
+) -> None:
+    """Refuse the setting `name` unless it is a finite number in [least, greatest]; `above`: and not `least` itself."""
+    is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= greatest or value == math.inf or above and value == least:
+        bounds = f"{'>' if above else '>='} {least}" + (f" and <= {greatest}" if greatest < math.inf else "")
         raise UserError(f"{where}: {name} must be a {'whole number' if whole else 'number'} {bounds}, not {value!r}")
-    return value
 
 
 @dataclass(frozen=True)
@@ -212,14 +215,6 @@ def refuse_secrets(settings: Any, where: str) -> None:
             )
         if isinstance(value, Mapping | list | tuple):
             refuse_secrets(value, where)
-
-
-def whole_number(settings: Mapping, name: str, least: int = 1, greatest: float = math.inf) -> None:
-    """Refuse the setting `name`, where given, unless it is a whole number in [least, greatest]."""
-    value = settings.get(name, least)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= greatest:
-        bounds = f">= {least}" if greatest == math.inf else f"from {least} to {greatest}"
-        raise UserError(f"engine_args: {name} must be a whole number {bounds}, not {value!r}")
 
 
 def json_object(text: str, flag: str) -> dict[str, Any]:

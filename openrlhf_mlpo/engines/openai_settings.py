@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from openrlhf_mlpo.engines.base import whole_number
+from openrlhf_mlpo.engines.base import check_number
 from openrlhf_mlpo.errors import UserError
 
 SETTINGS: dict[str, Any] = {
@@ -32,8 +32,8 @@ def check(model: str, engine_args: Mapping) -> None:
         if not isinstance(value, int | float if isinstance(default, float) else type(default)):
             kind = {str: "text", bool: "true or false", dict: "mapping"}.get(type(default), "number")
             raise UserError(f"engine_args: {name} must be a {kind}, not a {type(value).__name__}")
-    whole_number(engine_args, "concurrency", 1, 1000)
-    whole_number(engine_args, "max_retries", 0)
+    check_number("engine_args", "concurrency", engine_args.get("concurrency", 1), 1, 1000, whole=True)
+    check_number("engine_args", "max_retries", engine_args.get("max_retries", 0), 0, whole=True)
     timeout = engine_args.get("timeout", 600)
     if isinstance(timeout, bool) or not 0 < timeout < math.inf:
         raise UserError(f"engine_args: timeout must be a number of seconds > 0, not {timeout!r}")

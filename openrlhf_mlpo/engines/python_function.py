@@ -23,8 +23,8 @@ from openrlhf_mlpo.engines.base import (
     Engine,
     Sampling,
     Seeds,
+    check_number,
     seed_of,
-    whole_number,
 )
 from openrlhf_mlpo.errors import UserError, one_line
 from openrlhf_mlpo.files import defined_names
@@ -121,7 +121,7 @@ def _run_and_close(loop: asyncio.AbstractEventLoop) -> None:
 
 def check(model: str, engine_args: Mapping) -> None:
     """Refuse a function that is not there or cannot take `seed` and `sampling`, without running the user's code."""
-    whole_number(engine_args, "threads")
+    check_number("engine_args", "threads", engine_args.get("threads", 1), 1, whole=True)
     if unknown := sorted(set(engine_args) - {"threads"}):
         raise UserError(f"agent function {model!r}: unknown engine_args {', '.join(unknown)}; only threads is known")
     place, name = _split(model)

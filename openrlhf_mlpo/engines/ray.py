@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
@@ -16,9 +15,9 @@ from openrlhf_mlpo.engines.base import (
     Sampling,
     Seeds,
     check_engine,
+    check_number,
     make_engine,
     seed_of,
-    whole_number,
 )
 from openrlhf_mlpo.errors import UserError
 
@@ -97,11 +96,9 @@ OWN_ARGS = ("actors", "batch_size", "gpus_per_actor", "cpus_per_actor", "engine"
 def check(model: str, engine_args: Mapping) -> None:
     """Refuse settings of the wrong type or range, of this engine and of the one that each actor holds."""
     for name in ("actors", "batch_size"):
-        whole_number(engine_args, name)
+        check_number("engine_args", name, engine_args.get(name, 1), 1, whole=True)
     for name in ("gpus_per_actor", "cpus_per_actor"):
-        value = engine_args.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise UserError(f"engine_args: {name} must be a number >= 0, not {value!r}")
+        check_number("engine_args", name, engine_args.get(name, 0), 0)
     inner = engine_args.get("engine", "vllm")
     if inner == "ray" or inner not in ENGINES:
         raise UserError(f"engine_args: engine must be vllm, openai or callable, not {inner!r}")

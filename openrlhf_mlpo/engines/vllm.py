@@ -15,8 +15,8 @@ from openrlhf_mlpo.engines.base import (
     Engine,
     Sampling,
     Seeds,
+    check_number,
     seed_of,
-    whole_number,
 )
 from openrlhf_mlpo.errors import UserError, one_line
 
@@ -153,9 +153,8 @@ def check(model: str, engine_args: Mapping) -> None:
         raise UserError(f"model {model!r}: name the model once, not in engine_args too")
     for name in _WHOLE:
         if engine_args.get(name) is not None:
-            whole_number(engine_args, name)
+            check_number("engine_args", name, engine_args[name], 1, whole=True)
     share = engine_args.get("gpu_memory_utilization", 0.9)
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise UserError(f"engine_args: gpu_memory_utilization must be a number > 0 and <= 1, not {share!r}")
+    check_number("engine_args", "gpu_memory_utilization", share, 0, 1, above=True)
     if not isinstance(engine_args.get("chat_template_kwargs", {}), Mapping):
         raise UserError("engine_args: chat_template_kwargs must be a mapping")
