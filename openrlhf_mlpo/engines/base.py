@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,14 +17,14 @@ from openrlhf_mlpo.text import readable
 Conversation = str | list[dict]  # a prompt that is already rendered, or chat messages
 Seeds = int | Sequence[int] | None
 
-# An engine's word in a team file -> its module here and its class.
-_CLASSES = {
-    "vllm": ("vllm", "VllmEngine"),
-    "openai": ("openai", "OpenAIEngine"),
-    "ray": ("ray", "RayEngine"),
-    "callable": ("python_function", "FunctionEngine"),
+# An engine's word in a team file -> the module here with its `check`, and its class; imported when asked for.
+_ENGINES = {
+    "vllm": ("vllm", "vllm:VllmEngine"),
+    "openai": ("openai_settings", "openai:OpenAIEngine"),
+    "ray": ("ray", "ray:RayEngine"),
+    "callable": ("python_function", "python_function:FunctionEngine"),
 }
-ENGINES = tuple(_CLASSES)
+ENGINES = tuple(_ENGINES)
 
 # finish_reason of an empty response whose request was refused while others like it are answered.
 TOO_LONG = "too_long"  # the model cannot take the prompt
@@ -175,33 +175,28 @@ class Engine(ABC):
 
 
 def check_engine(model: str, engine: str, engine_args: Mapping) -> None:
-    """Find the mistakes in an agent's settings without starting or asking anything. Raises UserError.
+    """Find the mistakes in an agent's settings: types, ranges, missing folders, files and keys. Raises UserError.
 
-    Every engine's module has a `check(model, engine_args)` for types, ranges, missing folders, files and keys.
+    Nothing is started or asked.
     """
-    _module(engine).check(model, engine_args)
-
-
-def make_engine(agent: Any, *, engine: str | None = None, engine_args: dict | None = None) -> Engine:
-    """The engine of an agent of a team (`openrlhf_mlpo.team.Agent`), or of a model named by a string.
-
-    For a string, `engine` (default "vllm") and `engine_args` say the rest. Raises UserError when it cannot start.
-    """
-    if isinstance(agent, str):
-        model, kind, settings = agent, engine or "vllm", dict(engine_args or {})
-    else:
-        model, kind = agent.model, engine or agent.engine
-        settings = {**agent.engine_args, **(engine_args or {})}
-    module = _module(kind)
-    refuse_secrets(settings, "engine_args")
-    module.check(model, settings)
-    return getattr(module, _CLASSES[kind][1])(model, settings)
-
-
-def _module(engine: str) -> Any:
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine!r}; the engines are {', '.join(ENGINES)}")
-    return importlib.import_module(f"openrlhf_mlpo.engines.{_CLASSES[engine][0]}")
+    pkgutil.resolve_name(f"{__package__}.{_ENGINES[engine][0]}:check")(model, engine_args)
+
+
+def make_engine(agent: Any, *, engine: str = "vllm", engine_args: Mapping | None = None) -> Engine:
+    """The engine of an agent of a team (`openrlhf_mlpo.team.Agent`), or of a model named by a string.
+
+    For a string, `engine` and `engine_args` say the rest. Raises UserError when it cannot start.
+    """
+    if isinstance(agent, str):
+        model = agent
+    else:
+        model, engine, engine_args = agent.model, agent.engine, agent.engine_args
+    settings = dict(engine_args or {})
+    refuse_secrets(settings, "engine_args")
+    check_engine(model, engine, settings)
+    return pkgutil.resolve_name(f"{__package__}.{_ENGINES[engine][1]}")(model, settings)
 
 
 def refuse_secrets(settings: Any, where: str) -> None:

@@ -1,4 +1,7 @@
-"""Any OpenAI-compatible endpoint (`vllm serve`, a hosted model): many requests in flight, the library's retries."""
+"""Any OpenAI-compatible endpoint (`vllm serve`, a hosted model): many requests in flight, the library's retries.
+
+Only imported when an endpoint is asked: the client library takes a second.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import openai
 
 from openrlhf_mlpo.engines.base import (
     TOO_LONG,
@@ -22,13 +27,9 @@ from openrlhf_mlpo.engines.base import (
     seed_of,
 )
 from openrlhf_mlpo.engines.openai_body import Parameters, room
+from openrlhf_mlpo.engines.openai_errors import Endpoint, mark_bad_replies, never_connected, row_reason, said
 from openrlhf_mlpo.engines.openai_reply import completion_of
-from openrlhf_mlpo.engines.openai_settings import check, key_of, settings_of
-
-if TYPE_CHECKING:
-    from openrlhf_mlpo.engines.openai_errors import Endpoint
-
-__all__ = ["OpenAIEngine", "check"]
+from openrlhf_mlpo.engines.openai_settings import key_of, settings_of
 
 _PROBE = "Answer with one word: ready?"  # asked to learn whether a refusal concerns all rows
 _GRACE = 10.0  # seconds that requests under way get when another one ends the run: they may be paid for
@@ -44,8 +45,6 @@ class OpenAIEngine(Engine):
     """
 
     def __init__(self, model: str, engine_args: Mapping):
-        from openrlhf_mlpo.engines.openai_errors import Endpoint
-
         settings, key = settings_of(engine_args), key_of(engine_args)
         self.concurrency = settings["concurrency"]
         self.parameters = Parameters(model, dict(settings["extra_body"]), settings["send_seed"])
@@ -78,10 +77,6 @@ class OpenAIEngine(Engine):
     def _preflight(self) -> Endpoint:
         """The endpoint with the models and context that it names; UserError when nothing listens there or the key is
         refused."""
-        import openai
-
-        from openrlhf_mlpo.engines.openai_errors import never_connected
-
         hasty: dict[str, Any] = {"max_retries": 1, "timeout": 10.0}
         try:
             with openai.OpenAI(**{**self._client_args, **hasty}) as client:
@@ -119,10 +114,6 @@ class _Run:
         self.failed = False
 
     async def all(self) -> None:
-        import openai
-
-        from openrlhf_mlpo.engines.openai_errors import mark_bad_replies
-
         try:
             http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [mark_bad_replies]})
             async with openai.AsyncOpenAI(**self.engine._client_args, http_client=http) as client:
@@ -160,10 +151,6 @@ class _Run:
 
     async def ask(self, client, conversation: Conversation, seed: int | None) -> Completion:
         """One completion; an empty one when the request is refused for what it holds."""
-        import openai
-
-        from openrlhf_mlpo.engines.openai_errors import row_reason
-
         try:
             return await self.send(client, conversation, seed)
         except (openai.APIStatusError, openai.APIConnectionError) as error:
@@ -182,8 +169,6 @@ class _Run:
 
         `retried`: the refused request was tried again and again, so that once more is enough for this one.
         """
-        import openai
-
         began = time.monotonic()
         async with self.probing:
             if self.accepted >= began:  # another worker has asked meanwhile
@@ -198,10 +183,6 @@ class _Run:
 
     async def send(self, client, conversation: Conversation, seed: int | None) -> Completion:
         """Post a request, in the form and with the number of tokens that the endpoint's refusals ask for."""
-        import openai
-
-        from openrlhf_mlpo.engines.openai_errors import said
-
         engine, began = self.engine, time.monotonic()
         path = "/completions" if isinstance(conversation, str) else "/chat/completions"
         limit = self.sampling.max_tokens

@@ -1,7 +1,4 @@
-"""What an endpoint's errors mean: about one row or about all, which of the user's settings to change, and no key in it.
-
-Only imported when an endpoint is asked: it needs the client library.
-"""
+"""What an endpoint's errors mean: about one row or about all, which setting to change, and no key in any text."""
 
 from __future__ import annotations
 

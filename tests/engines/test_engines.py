@@ -231,7 +231,7 @@ def test_openai_seed_can_be_kept_back():
 
 
 def test_openai_bounds_requests_in_flight():
-    server = FaultServer(delay=0.02)
+    server = FaultServer(delay=0.2)  # long enough to be seen on a busy machine
     with server as url, client(url, concurrency=5) as engine:
         engine.generate([ask(str(i)) for i in range(30)])
     assert server.most_running == 5
