@@ -11,7 +11,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +55,7 @@ class OpenAIEngine(Engine):
             "timeout": self.endpoint.timeout,
             "max_retries": settings["max_retries"],
         }
-        self.endpoint = self._preflight()
+        self._look_up()
 
     def stream(
         self, conversations: Sequence[Conversation], *, n: int = 1, seed: Seeds = 0, sampling: Sampling | None = None
@@ -74,28 +74,18 @@ class OpenAIEngine(Engine):
             run.stop.set()
             thread.join()
 
-    def _preflight(self) -> Endpoint:
-        """The endpoint with the models and context that it names; UserError when nothing listens there or the key is
-        refused."""
-        hasty: dict[str, Any] = {"max_retries": 1, "timeout": 10.0}
+    def _look_up(self) -> None:
+        """Ask which models the endpoint has; UserError when nothing listens there or the key is refused."""
         try:
-            with openai.OpenAI(**{**self._client_args, **hasty}) as client:
+            with openai.OpenAI(**{**self._client_args, "max_retries": 1, "timeout": 10.0}) as client:
                 models = client.models.list().data
             mine = next((model for model in models if model.id == self.endpoint.model), None)
             context = getattr(mine, "max_model_len", None)
-            return replace(
-                self.endpoint,
-                served=tuple(model.id for model in models),
-                context=context if isinstance(context, int) else 0,
-            )
-        except openai.AuthenticationError as error:
-            raise self.endpoint.explain(error) from None
-        except openai.APIConnectionError as error:
-            if never_connected(error):
+            context = context if isinstance(context, int) else 0
+            self.endpoint = replace(self.endpoint, served=tuple(model.id for model in models), context=context)
+        except Exception as error:  # many have no list of models, or are busy just now: the requests will tell
+            if isinstance(error, openai.AuthenticationError) or never_connected(error):
                 raise self.endpoint.explain(error) from None
-        except Exception:  # many endpoints have no list of models, or are busy just now: the requests will tell
-            pass
-        return self.endpoint
 
 
 class _Run:
@@ -119,9 +109,12 @@ class _Run:
             async with openai.AsyncOpenAI(**self.engine._client_args, http_client=http) as client:
                 count = min(self.engine.concurrency, len(self.conversations) * self.n)
                 workers = {asyncio.create_task(self.work(client)) for _ in range(count)}
+                pending = workers
                 try:
-                    async for task in _finished(workers, self.stop):
-                        task.result()
+                    while pending and not self.stop.is_set():
+                        done, pending = await asyncio.wait(pending, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                        for task in done:
+                            task.result()
                 except Exception:
                     self.failed = True
                     await asyncio.wait(workers, timeout=_GRACE)
@@ -204,12 +197,3 @@ class _Run:
             self.accepted = max(self.accepted, began)
             completion = completion_of(json.loads(reply) if isinstance(reply, str) else reply)
             return engine.endpoint.without_key(completion)
-
-
-async def _finished(tasks: set, stop: threading.Event) -> AsyncIterator[asyncio.Task]:
-    """Tasks as they end, until none is left or `stop` is set."""
-    pending = set(tasks)
-    while pending and not stop.is_set():
-        done, pending = await asyncio.wait(pending, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            yield task

@@ -158,11 +158,8 @@ def said(error: openai.APIStatusError) -> str:
     """An error's words and codes in lower case, without what it may repeat of the request."""
     body = error.body[0] if isinstance(error.body, list) and error.body else error.body
     body = body.get("error", body) if isinstance(body, dict) else body
-    codes = (
-        [str(body[name]) for name in ("code", "type", "param", "status") if name in body]
-        if isinstance(body, dict)
-        else []
-    )
+    names = ("code", "type", "param", "status") if isinstance(body, dict) else ()
+    codes = [str(body[name]) for name in names if name in body]
     return " ".join([_message(body) or error.response.text, *codes]).lower()
 
 

@@ -95,7 +95,7 @@ class FunctionEngine(Engine):
             raise UserError(f"agent function {self.model!r} raised {_where(error, self._source)}") from error
         completion = Completion(result) if isinstance(result, str) else result
         if not isinstance(completion, Completion) or not isinstance(completion.text, str):
-            kind = "a Completion without text" if isinstance(result, Completion) else _kind(result)
+            kind = "a Completion without text" if isinstance(result, Completion) else type(result).__name__
             raise UserError(f"agent function {self.model!r} returned {kind}; it must return a text or a Completion")
         return completion
 
@@ -154,12 +154,8 @@ def load_function(model: str) -> Callable:
     path = _source(model)
     try:
         module = _run_file(path) if path and place.endswith(".py") else importlib.import_module(place)
-    except ImportError as error:
-        raise UserError(f"agent function {model!r}: cannot import {place}: {_where(error, path)}") from error
-    except UserError:
-        raise
     except (Exception, SystemExit) as error:  # whatever the user's file does when it is imported
-        raise UserError(f"agent function {model!r}: importing {place} raised {_where(error, path)}") from error
+        raise UserError(f"agent function {model!r}: cannot import {place}: {_where(error, path)}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise UserError(f"agent function {model!r}: {place} has no function {attribute}")
@@ -205,10 +201,3 @@ def _where(error: BaseException, path: Path | None) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     place = f" ({path.name}, line {lines[-1]})" if path and lines else ""
     return f"{type(error).__name__}: {one_line(error)}{place}"
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "None"
-    kind = type(value).__name__
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
