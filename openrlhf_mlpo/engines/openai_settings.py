@@ -32,12 +32,12 @@ def check(model: str, engine_args: Mapping) -> None:
         if not isinstance(value, int | float if isinstance(default, float) else type(default)):
             kind = {str: "text", bool: "true or false", dict: "mapping"}.get(type(default), "number")
             raise UserError(f"engine_args: {name} must be a {kind}, not a {type(value).__name__}")
-    check_number("engine_args", "concurrency", engine_args.get("concurrency", 1), 1, 1000, whole=True)
-    check_number("engine_args", "max_retries", engine_args.get("max_retries", 0), 0, whole=True)
-    timeout = engine_args.get("timeout", 600)
+    settings = settings_of(engine_args)
+    check_number("engine_args", "concurrency", settings["concurrency"], 1, 1000, whole=True)
+    check_number("engine_args", "max_retries", settings["max_retries"], 0, whole=True)
+    timeout = settings["timeout"]
     if isinstance(timeout, bool) or not 0 < timeout < math.inf:
         raise UserError(f"engine_args: timeout must be a number of seconds > 0, not {timeout!r}")
-    settings = settings_of(engine_args)
     if url := settings["base_url"]:
         _check_address(url, "engine_args: base_url" if engine_args.get("base_url") else "OPENAI_BASE_URL")
     name = settings["api_key_env"]

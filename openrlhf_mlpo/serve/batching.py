@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 
 from openrlhf_mlpo.engines import Completion, Engine, Sampling
 from openrlhf_mlpo.rounds import Prompt
@@ -22,18 +21,7 @@ class Asked:
     prompt: Prompt
     sampling: Sampling
     seed: int
-    loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future
-
-    def deliver(self, set_: Callable[[Any], None], value: Any) -> None:
-        """Settle the future from another thread, unless whoever waited has gone or the loop has ended."""
-
-        def settle() -> None:
-            if not self.answer.done():
-                set_(value)
-
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(settle)
+    answer: Future[Completion] = field(default_factory=Future)
 
 
 class Batcher:
@@ -52,11 +40,10 @@ class Batcher:
 
     async def ask(self, prompt: Prompt, sampling: Sampling, seed: int) -> Completion:
         """One completion. Raises what the engine raises for the batch."""
-        loop = asyncio.get_running_loop()
-        asked = Asked(prompt, sampling, seed, loop, loop.create_future())
+        asked = Asked(prompt, sampling, seed)
         self._waiting.append(asked)
         self._executor.submit(self._answer_waiting)  # finds nothing to do where a batch before has taken it along
-        return await asked.answer
+        return await asyncio.wrap_future(asked.answer)
 
     def close(self) -> None:
         """Close the engine after what is waiting."""
@@ -69,7 +56,7 @@ class Batcher:
                 asked = self._waiting.popleft()
             except IndexError:
                 break
-            if not asked.answer.cancelled():
+            if asked.answer.set_running_or_notify_cancel():  # whoever waited may have gone
                 groups.setdefault(asked.sampling, []).append(asked)
         for sampling, group in groups.items():
             self._answer(group, sampling)
@@ -78,11 +65,12 @@ class Batcher:
         """Ask the engine for a group of one sampling; whoever is done is told at once."""
 
         def done(index: int, completions: list[Completion]) -> None:
-            group[index].deliver(group[index].answer.set_result, completions[0])
+            group[index].answer.set_result(completions[0])
 
         try:
             prompts, seeds = [asked.prompt for asked in group], [asked.seed for asked in group]
             self._engine.generate(prompts, n=1, seed=seeds, sampling=sampling, on_done=done)
         except Exception as error:  # an engine may fail in any way; its clients learn it, and the next batch is tried
             for asked in group:
-                asked.deliver(asked.answer.set_exception, error)
+                if not asked.answer.done():
+                    asked.answer.set_exception(error)
