@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from openrlhf_mlpo.cli.options import Parser
 from openrlhf_mlpo.engines.ray import OWN_ARGS
 from openrlhf_mlpo.errors import UserError, run_cli
 from openrlhf_mlpo.files import write_whole
@@ -64,11 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m openrlhf_mlpo.cli.serve_team",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python3 -m openrlhf_mlpo.cli.serve_team", description=__doc__)
     add = parser.add_argument
     add("--team", required=True, help="team file (YAML) with the agents to serve")
     add("--gpus", required=True, help="GPUs by agent, in the file's order: blanks between agents, commas inside")

@@ -43,28 +43,26 @@ def content_of(status: int, message: str, param: str | None = None) -> dict[str,
     return {"error": {"message": message, "type": kind, "param": param, "code": None}}
 
 
-def error(status: int, message: str, param: str | None = None, **headers: str) -> JSONResponse:
+def error(status: int, message: str, param: str | None = None, headers: dict | None = None) -> JSONResponse:
     """A response that is an error."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return JSONResponse(content_of(status, message, param), status, headers=named)
+    return JSONResponse(content_of(status, message, param), status, headers)
 
 
 class Server:
     """Answers requests at a table, and counts them."""
 
-    def __init__(self, table: Table, task: str, limits: Limits, metrics: Metrics):
-        self.table, self.task, self.limits, self.metrics = table, task, limits, metrics
+    def __init__(self, table: Table, limits: Limits, metrics: Metrics):
+        self.table, self.limits, self.metrics = table, limits, metrics
         self.in_flight = 0
         metrics.in_flight.set_function(lambda: self.in_flight)
 
     async def steps(self, request: ChatRequest, game: Game) -> AsyncIterator[Turn]:
         """The leader's output after each round of a request, or the only turn of the other models."""
-        sampling = sampling_of(request, self.table.leader.sampling)
         if request.model == "leader-team":
-            async for played in self.table.leader_team(game, sampling):
+            async for played in self.table.leader_team(game):
                 yield played.output
         elif request.model == "leader":
-            yield await self.table.solo(game, sampling)
+            yield await self.table.solo(game)
         else:
             yield await self.table.vote(game)
 
@@ -114,7 +112,7 @@ def failure(problem: BaseException, limits: Limits) -> tuple[int, str, str | Non
 def make_app(table: Table, *, task: str, limits: Limits, seed: int = 0, key: str | None = None) -> FastAPI:
     """The application. `task`: in which form answers are compared, for votes and for the end of the rounds; `seed`:
     that of requests without one; `key`: what clients must send as a bearer token, None: nothing."""
-    server = Server(table, task, limits, Metrics())
+    server = Server(table, limits, Metrics())
 
     def authorized(request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
@@ -155,14 +153,15 @@ def make_app(table: Table, *, task: str, limits: Limits, seed: int = 0, key: str
     async def chat(request: ChatRequest, http: Request) -> Response:
         """Answer a conversation's last message."""
         try:
-            check(request, table.leader.sampling.max_tokens)
-            game = Game(question_of(request, task), seed if request.seed is None else request.seed)
+            check(request)
+            sampling = sampling_of(request, table.leader.sampling)
+            game = Game(question_of(request, task), sampling, seed if request.seed is None else request.seed)
         except BadRequest as problem:
             server.metrics.requests.labels("other", "400").inc()
             return error(400, str(problem), problem.param)
         if server.in_flight >= limits.in_flight:
             server.metrics.requests.labels(request.model, "429").inc()
-            return error(429, f"{limits.in_flight} requests are in flight; try again", Retry_After="1")
+            return error(429, f"{limits.in_flight} requests are in flight; try again", headers={"Retry-After": "1"})
         if request.stream:
             return StreamingResponse(stream(server, request, game), media_type="text/event-stream")
         return await whole(server, request, game, http)

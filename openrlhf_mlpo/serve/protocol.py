@@ -34,11 +34,11 @@ class Seat:
     batcher: Batcher
     sampling: Sampling
 
-    async def ask(self, prompt: Prompt, round: int, seed: int, sampling: Sampling | None = None) -> Turn:
+    async def ask(self, prompt: Prompt, round: int, seed: int, sampling: Sampling) -> Turn:
         """One turn, with the seed that `Player.ask` would take."""
         begun = time.perf_counter()
         number = seed_of(request_seed(seed, self.player.name, str(round)), 0, prompt) or 0
-        completion = await self.batcher.ask(prompt, sampling or self.sampling, number)
+        completion = await self.batcher.ask(prompt, sampling, number)
         return self.player.turn(prompt, completion, round, time.perf_counter() - begun)
 
 
@@ -47,6 +47,7 @@ class Game:
     """One question on its way through the rounds: every turn so far, and the agents left out with the reason."""
 
     question: Question
+    sampling: Sampling  # of the leader's outputs
     seed: int
     rounds: list[Round] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
@@ -67,7 +68,7 @@ class Table:
     rounds: int
     agent_seconds: float
 
-    async def leader_team(self, game: Game, sampling: Sampling | None = None) -> AsyncIterator[Round]:
+    async def leader_team(self, game: Game) -> AsyncIterator[Round]:
         """Play the rounds of a question, each as it is finished; early, once the leader's answer repeats.
 
         An agent that fails or takes too long is left out of the question from then on. Raises TeamFailed when none is
@@ -78,25 +79,23 @@ class Table:
             order = [k for k in shown_order(len(self.team), game.seed, game.question.id) if k in responses]
             shown = [responses[k].text for k in order]
             last = game.rounds[-1].output.text if game.rounds else None
-            output = await self._lead(game, t, shown, last, sampling)
+            output = await self._lead(game, t, shown, last)
             game.rounds.append(Round(tuple(responses[k] for k in sorted(responses)), output))
             yield game.rounds[-1]
             before = None if last is None else game.key(last)
             if before is not None and before == game.key(output.text):
                 return
 
-    async def solo(self, game: Game, sampling: Sampling | None = None) -> Turn:
+    async def solo(self, game: Game) -> Turn:
         """The leader alone. Raises TooLong."""
-        return await self._lead(game, 0, [], None, sampling)
+        return await self._lead(game, 0, [], None)
 
-    async def _lead(
-        self, game: Game, t: int, shown: Sequence[str], last: str | None, sampling: Sampling | None
-    ) -> Turn:
+    async def _lead(self, game: Game, t: int, shown: Sequence[str], last: str | None) -> Turn:
         try:
             prompt = self.leader.player.leader_prompt(self.template, game.question.text, shown, last)
         except UserError:
             raise TooLong("the question does not fit the leader's context beside its team's responses") from None
-        game.turns.append(await self.leader.ask(prompt, t, game.seed, sampling))
+        game.turns.append(await self.leader.ask(prompt, t, game.seed, game.sampling))
         return game.turns[-1]
 
     async def vote(self, game: Game) -> Turn:
@@ -125,7 +124,7 @@ class Table:
             own, last = before[0].text, game.rounds[-1].output.text
         prompt = seat.player.agent_prompt(self.template, game.question.text, own, last)
         try:
-            turn = await asyncio.wait_for(seat.ask(prompt, t, game.seed), self.agent_seconds)
+            turn = await asyncio.wait_for(seat.ask(prompt, t, game.seed, seat.sampling), self.agent_seconds)
         except (TimeoutError, asyncio.TimeoutError):  # two before Python 3.11
             game.failed[seat.player.name] = f"no response within {self.agent_seconds:g} s"
         except Exception as error:  # whatever an engine raises concerns this agent alone

@@ -73,7 +73,7 @@ class ChatRequest(BaseModel):
     mlpo: Ours = Ours()
 
 
-def check(request: ChatRequest, most_tokens: int) -> None:
+def check(request: ChatRequest) -> None:
     """Raise BadRequest for a model that is not served and for what is not supported."""
     if request.model not in MODELS:
         raise BadRequest(f"model {request.model!r} is not served; the models are {', '.join(MODELS)}", "model")
@@ -81,14 +81,6 @@ def check(request: ChatRequest, most_tokens: int) -> None:
         if name in _HARMLESS or value is None or value in _NOTHING.get(name, ()):
             continue
         raise BadRequest(f"{name} is not supported" if name in _NOTHING else f"unknown field {name[:60]!r}", name[:60])
-    wanted = request.max_completion_tokens or request.max_tokens
-    if wanted and wanted > most_tokens:
-        raise BadRequest(f"at most {most_tokens} tokens can be generated here, not {wanted}", "max_tokens")
-    if request.messages[-1].role != "user":
-        raise BadRequest("the last message must be the user's: it is the question", "messages")
-    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    if not all(stops):
-        raise BadRequest("stop: an empty text cannot end an output", "stop")
 
 
 def question_of(request: ChatRequest, task: str) -> Question:
@@ -96,6 +88,8 @@ def question_of(request: ChatRequest, task: str) -> Question:
 
     Agents and leader get the whole conversation inside their own prompts, which have a place for one text.
     """
+    if request.messages[-1].role != "user":
+        raise BadRequest("the last message must be the user's: it is the question", "messages")
     texts = [(message.role, text_of(message)) for message in request.messages]
     text = texts[0][1] if len(texts) == 1 else "\n\n".join(f"[{role}]\n{content}" for role, content in texts)
     if not texts[-1][1].strip():
@@ -113,14 +107,14 @@ def text_of(message: Message) -> str:
 
 
 def sampling_of(request: ChatRequest, usual: Sampling) -> Sampling:
-    """How the leader's outputs to this request are drawn."""
-    given: dict[str, Any] = {}
-    if request.temperature is not None:
-        given["temperature"] = request.temperature
-    if request.top_p is not None:
-        given["top_p"] = request.top_p
+    """How the leader's outputs to this request are drawn: as `usual`, but for what it asks. Raises BadRequest."""
+    given: dict[str, Any] = {k: v for k in ("temperature", "top_p") if (v := getattr(request, k)) is not None}
     if wanted := request.max_completion_tokens or request.max_tokens:
+        if wanted > usual.max_tokens:
+            raise BadRequest(f"at most {usual.max_tokens} tokens can be generated here, not {wanted}", "max_tokens")
         given["max_tokens"] = wanted
-    if request.stop:
+    if request.stop is not None:
         given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+        if not all(given["stop"]):
+            raise BadRequest("stop: an empty text cannot end an output", "stop")
     return replace(usual, **given)
