@@ -12,15 +12,17 @@ import re
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from openrlhf_mlpo.errors import UserError, one_line
+from openrlhf_mlpo.questions import COLUMNS
 
 MANIFEST = "_manifest.json"
 
 
 def response_type():
     """The Arrow type of one element of `responses`."""
-    import pyarrow as pa
-
     return pa.struct(
         {
             "agent": pa.string(),
@@ -38,10 +40,6 @@ def response_type():
 
 def pool_schema():
     """The Arrow schema of a pool: `questions.COLUMNS`, then `responses`."""
-    import pyarrow as pa
-
-    from openrlhf_mlpo.questions import COLUMNS
-
     fields = [pa.field(name, pa.list_(pa.string()) if name == "choices" else pa.string()) for name in COLUMNS]
     return pa.schema([*fields, pa.field("responses", pa.list_(response_type()))])
 
@@ -88,9 +86,6 @@ def count_rows(path: str | Path, files: list[Path]) -> list[int]:
 
     Says on stderr when the pool is being extended and these are the rows it had before.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rows = []
     for file in files:
         try:

@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from openrlhf_mlpo.pool.format import damaged, response_type
 
 
@@ -22,11 +27,6 @@ class AgentResponses:
 
         Raises UserError for a damaged file.
         """
-        import numpy as np
-        import pyarrow as pa
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-
         self.groups: list[tuple[Path, int]] = []  # (file, row group)
         self._group = np.full((len(position), samples), -1, dtype=np.int32)
         self._index = np.zeros((len(position), samples), dtype=np.int32)  # within the responses of its group
@@ -53,15 +53,10 @@ class AgentResponses:
 
     def first_missing(self):
         """The number of the first sample that each question lacks, `samples` where none: an int array."""
-        import numpy as np
-
         return np.where(self.stored.all(axis=1), self.stored.shape[1], self.stored.argmin(axis=1))
 
     def read(self, start: int, end: int):
         """Struct array of the `(end - start) * samples` responses to the questions [start, end), by question."""
-        import numpy as np
-        import pyarrow as pa
-
         group, index = self._group[start:end].ravel(), self._index[start:end].ravel()
         pieces, places = [], []
         for number in np.unique(group):
@@ -72,9 +67,6 @@ class AgentResponses:
         return pa.concat_arrays(pieces).take(pa.array(order))
 
     def _read_group(self, number: int):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         file, group = self.groups[number]
         try:
             table = pq.ParquetFile(file).read_row_group(group, columns=["responses"])
@@ -85,9 +77,6 @@ class AgentResponses:
 
 def interleave(by_agent: list, samples: int):
     """Per agent `questions * samples` structs -> one list per question, ordered by (agent, sample)."""
-    import numpy as np
-    import pyarrow as pa
-
     agents, questions = len(by_agent), len(by_agent[0]) // samples
     index = np.arange(agents * questions * samples).reshape(agents, questions, samples).transpose(1, 0, 2).ravel()
     offsets = np.arange(questions + 1, dtype=np.int32) * (agents * samples)

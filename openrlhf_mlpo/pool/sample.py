@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+
+from tqdm import tqdm
 
 from openrlhf_mlpo.engines import Completion, Conversation, Engine, Outcomes, Sampling, make_engine, request_seed
 from openrlhf_mlpo.errors import UserError, versions
@@ -56,7 +57,9 @@ def sample_agent(
     missing = writer.first_missing(agent.name)
     if (missing == writer.samples).all():
         return
-    progress = Progress(agent.name, total=len(missing), initial=int((missing == writer.samples).sum()))
+    tokens = 0
+    bar = tqdm(total=len(missing), initial=int((missing == writer.samples).sum()), desc=agent.name, unit="question",
+               dynamic_ncols=True, mininterval=0.5)  # fmt: skip
     outcomes = Outcomes(f"agent {agent.name}", answered=int(missing.sum()))
     waiting: deque[tuple[str, Future]] = deque()
 
@@ -68,7 +71,7 @@ def sample_agent(
     try:
         with make_engine(agent) as engine, ThreadPoolExecutor(VERIFY_THREADS) as pool:
             try:
-                progress.start()
+                bar.unpause()  # time counts from here: the engine is up
                 for first in sorted(set(missing.tolist()) - {writer.samples}):  # several when a pool is extended
                     rows = (missing == first).nonzero()[0].tolist()
                     answers = ask(agent, engine, questions, rows, first, writer, conversation, seed)
@@ -76,7 +79,10 @@ def sample_agent(
                         question = Question.from_row(questions[rows[position]])
                         opened = opened_thinking(conversation(question))
                         waiting.append((question.id, pool.submit(judge, agent, question, completions, first, opened)))
-                        progress.update(completions)
+                        tokens += sum(completion.completion_tokens for completion in completions)
+                        rate = tokens / max(bar.format_dict["elapsed"], 1e-9)
+                        bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
+                        bar.update()
                         store(VERIFY_BACKLOG)
             finally:
                 store(0)  # what the engine has answered is kept, whatever ended it
@@ -86,7 +92,7 @@ def sample_agent(
             f"agent {agent.name}: {error} (what was sampled is kept; the same command continues)"
         ) from error
     finally:
-        progress.close()
+        bar.close()
     writer.flush()
     outcomes.report()
 
@@ -107,9 +113,7 @@ def ask(
     return engine.stream(LazyMap(len(rows), prompt), n=writer.samples - first, seed=seeds, sampling=sampling)
 
 
-def judge(
-    agent: Agent, question: Question, completions: list[Completion], first: int = 0, opened: str = ""
-) -> list[dict]:
+def judge(agent: Agent, question: Question, completions: list[Completion], first: int, opened: str) -> list[dict]:
     """The responses of a pool's row from an agent's completions, each verified against the gold answer.
 
     `first`: the number of the first sample; `opened`: the beginning of thinking that the prompt itself held.
@@ -122,39 +126,12 @@ def judge(
                 "agent": agent.name,
                 "model": agent.model,
                 "sample": sample,
-                "text": completion.text,
                 "answer": verdict.answer,
                 "correct": bool(verdict.correct),
-                "prompt_tokens": completion.prompt_tokens,
-                "completion_tokens": completion.completion_tokens,
-                "finish_reason": completion.finish_reason,
+                **vars(completion),
             }
         )
     return responses
-
-
-class Progress:
-    """A bar per agent: questions, time left, generated tokens per second."""
-
-    def __init__(self, name: str, total: int, initial: int):
-        from tqdm import tqdm
-
-        self.tokens, self.began = 0, time.monotonic()
-        self.bar = tqdm(total=total, initial=initial, desc=name, unit="question", dynamic_ncols=True, mininterval=0.5)
-
-    def start(self) -> None:
-        """Count time from here: the engine is up."""
-        self.began = time.monotonic()
-        self.bar.start_t = self.bar.last_print_t = self.bar._time()
-
-    def update(self, completions: list[Completion]) -> None:
-        self.tokens += sum(completion.completion_tokens for completion in completions)
-        rate = self.tokens / max(time.monotonic() - self.began, 1e-9)
-        self.bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
-        self.bar.update()
-
-    def close(self) -> None:
-        self.bar.close()
 
 
 def manifest(args, team: list[Agent], templates: dict[str, PromptTemplate], questions) -> dict:

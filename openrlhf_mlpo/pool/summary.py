@@ -7,6 +7,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import MAX_CORRECT, keep_question
 from openrlhf_mlpo.pool.format import count_rows, damaged, pool_files
@@ -45,10 +49,6 @@ def count(question: Question, responses: list[dict], max_correct: float) -> Coun
 
 def summarize(path: str | Path, max_correct: float = MAX_CORRECT) -> dict[str, Counter]:
     """Counts of a finished pool: "all", then by task, subtasks as `bbh/NAME`. Reads the pool once, in batches."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from tqdm import tqdm
-
     files = pool_files(path)
     total = sum(count_rows(path, files))
     columns = set(pq.ParquetFile(files[0]).schema_arrow.names)

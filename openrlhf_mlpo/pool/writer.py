@@ -18,6 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from openrlhf_mlpo.errors import UserError, one_line
 from openrlhf_mlpo.files import whole_file
 from openrlhf_mlpo.pool.format import MANIFEST, damaged, pool_schema, read_manifest, response_type
@@ -74,8 +78,6 @@ class PoolWriter:
     def first_missing(self, agent: str):
         """The number of the first sample that each question lacks of this agent (`samples`: none is missing), as an int
         array in the order of `ids`."""
-        import numpy as np
-
         return np.full(len(self.ids), self.samples) if self.complete else self._responses(agent).first_missing()
 
     def add(self, agent: str, question_id: str, responses: list[dict]) -> None:
@@ -93,8 +95,6 @@ class PoolWriter:
 
     def flush(self) -> None:
         """Write what has been added."""
-        import pyarrow as pa
-
         if not self._buffer:
             return
         ids, responses = zip(*self._buffer, strict=True)
@@ -107,8 +107,6 @@ class PoolWriter:
 
     def assemble(self) -> None:
         """Turn what is stored into the finished pool. Every agent must be done."""
-        import pyarrow as pa
-
         self.flush()
         if self.complete:
             return
@@ -176,9 +174,6 @@ class PoolWriter:
 
     def _asked(self) -> dict[str, tuple] | None:
         """The questions that the pool was begun with: id -> (answer, subtask); None when nothing says which."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         listed = self.parts / "_questions"
         asked: dict[str, tuple] = {}
         for file in [listed] if listed.exists() else self._pool_files():
@@ -229,8 +224,6 @@ def _writing_to(path: Path) -> Generator[None]:
 
 def _write_part(table, path: Path) -> None:
     """Write a Parquet file that is whole or absent, and on the disk: it may have cost hours of sampling."""
-    import pyarrow.parquet as pq
-
     with whole_file(path) as file:
         pq.write_table(table, file)
         file.flush()
@@ -240,9 +233,6 @@ def _write_part(table, path: Path) -> None:
 def write_files(parquet_dir: Path, arrow_dir: Path, total: int, rows: Callable[[int, int], Any]) -> None:
     """Write `total` rows as Parquet and as Arrow streams, replacing both directories. `rows(start, end)` gives a table
     with `pool_schema()`; it is asked for at most `ROWS_PER_GROUP` rows at a time, in order."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for directory in (parquet_dir, arrow_dir):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
