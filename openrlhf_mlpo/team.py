@@ -21,6 +21,7 @@ from typing import Any
 
 from openrlhf_mlpo.engines import ENGINES, Sampling, check_engine
 from openrlhf_mlpo.engines.base import refuse_secrets
+from openrlhf_mlpo.engines.python_function import source_digest
 from openrlhf_mlpo.errors import UserError, errors_at
 from openrlhf_mlpo.files import read_yaml
 
@@ -47,28 +48,25 @@ class Agent:
 
     def identity(self) -> dict[str, Any]:
         """What decides this agent's answers, JSON-ready: stored with a pool and compared when it is resumed."""
+        settings = {name: value for name, value in self.engine_args.items() if name not in OPERATIONAL}
         return {
             "name": self.name,
             "model": self.model,
-            "files": files_state(self),
+            "files": files_state(self, settings),
             "sampling": Sampling.from_dict(self.sampling).as_dict(),
-            "engine_args": {k: v for k, v in self.engine_args.items() if k not in OPERATIONAL},
+            "engine_args": settings,
             "prompt": self.prompt,
             "system": self.system,
         }
 
 
-def files_state(agent: Agent) -> str:
-    """A digest of the local files that decide an agent's answers: a model's, a tokenizer's, a function's source."""
-    settings = {name: value for name, value in agent.engine_args.items() if name not in OPERATIONAL}
+def files_state(agent: Agent, settings: dict[str, Any]) -> str:
+    """A digest of the local files that decide an agent's answers: of a model, named in `settings`, of a function."""
     if "callable" in (agent.engine, settings.get("engine")):
-        from openrlhf_mlpo.engines.python_function import source_digest
-
         return source_digest(agent.model)
-    others = [model_state(value) for value in settings.values() if isinstance(value, str)]
-    others = [state for state in others if state]
     own = model_state(agent.model)
-    return _digest([own, *others]) if others else own
+    others = [state for value in settings.values() if isinstance(value, str) and (state := model_state(value))]
+    return digest(json.dumps([own, *others])) if others else own
 
 
 def model_state(model: str) -> str:
@@ -82,13 +80,13 @@ def model_state(model: str) -> str:
     except (OSError, ValueError):  # not there, or no path at all
         return ""
     kept = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
-    paths = [path for path in paths if path == root or path.suffix in kept]
-    stats = [(path.name, path.stat()) for path in paths]
-    return _digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
+    stats = [(path.name, path.stat()) for path in paths if path == root or path.suffix in kept]
+    return digest(json.dumps([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]))
 
 
-def _digest(state: list) -> str:
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+def digest(text: str) -> str:
+    """16 hex digits of a text's hash."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 _TEXTS = ("name", "model", "engine", "prompt", "system")

@@ -7,13 +7,12 @@ A run that was stopped, however, is continued by the same command: nothing is sa
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Sequence
+from functools import partial
 
 from openrlhf_mlpo.cli.options import Parser, add_question_flags, at_least
 from openrlhf_mlpo.errors import run_cli
-from openrlhf_mlpo.pool.sample import conversation_of, manifest, sample_agent
-from openrlhf_mlpo.pool.writer import PoolWriter
+from openrlhf_mlpo.pool.sample import conversation_of, manifest, sample_pool
 from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.questions import TASKS
 from openrlhf_mlpo.sources import load_questions, parse_columns
@@ -33,11 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         skip_bad=args.skip_bad_rows,
         limit=args.limit,
     )
-    with PoolWriter(args.out, questions, manifest(args, team, templates, questions), args.flush_every) as writer:
-        for agent in team:
-            conversation = functools.partial(conversation_of, agent, templates[agent.name])
-            sample_agent(agent, questions, writer, conversation, None if args.seed < 0 else args.seed)
-        writer.assemble()
+    seed = None if args.seed < 0 else args.seed
+    about = manifest(args, team, templates, questions)
+    sample_pool(args.out, questions, about, team, partial(conversation_of, templates), seed, args.flush_every)
     print(f"{args.out}: {len(questions)} questions x {len(team)} agents x {args.samples} samples")
     return 0
 

