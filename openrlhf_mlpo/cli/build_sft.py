@@ -35,8 +35,6 @@ from openrlhf_mlpo.sft.phrases import load_phrases
 from openrlhf_mlpo.sft.traces import KINDS
 from openrlhf_mlpo.team import Agent
 
-LEADER = "leader"
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
@@ -52,14 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         renderer.check_fits(pool[index]["question"], len({r["agent"] for r in pool[index]["responses"]}))
     team = open_team(args, pool)
     leader = Agent(
-        name=LEADER,
+        name="leader",
         model=args.leader,
         engine=args.engine,
         sampling={"temperature": args.temperature, "max_tokens": args.max_new_tokens},
         engine_args=args.engine_args,
     )
     outputs = args.out / "outputs"
-    outputs.mkdir(parents=True, exist_ok=True)
     prompts = first_prompts(args, pool, rows, renderer)
     answered = ask(args, outputs / "first_round", leader, prompts)
     later = later_prompts(args, answered, renderer, team)

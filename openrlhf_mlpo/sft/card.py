@@ -67,9 +67,9 @@ def spread(values: list[int]) -> dict:
     """Mean, median, 95th percentile, largest and sum of token counts."""
     if not values:
         return {}
-    mean, p95 = statistics.fmean(values), sorted(values)[min(len(values) - 1, int(0.95 * len(values)))]
-    median, total = statistics.median(values), sum(values)
-    return {"mean": round(mean, 1), "median": median, "p95": p95, "max": max(values), "sum": total}
+    p95 = sorted(values)[int(0.95 * len(values))]
+    mean, median = round(statistics.fmean(values), 1), statistics.median(values)
+    return {"mean": mean, "median": median, "p95": p95, "max": max(values), "sum": sum(values)}
 
 
 def write(args, traces: list[dict], counts: dict, about: dict) -> None:
@@ -115,7 +115,6 @@ def markdown(about: dict) -> str:
         lines += ["", *markdown_table(header, rows)]
     lines += ["", "Agents:", ""]
     lines += [f"- {a['name']}: {a['model']}, {json.dumps(a['sampling'])}" for a in about["pool"]["agents"]]
-    lines += [
-        line for name in ("settings", "versions") for line in ("", f"{name.capitalize()}: `{json.dumps(about[name])}`")
-    ]
+    for name in ("settings", "versions"):
+        lines += ["", f"{name.capitalize()}: `{json.dumps(about[name])}`"]
     return "\n".join([*lines, ""])

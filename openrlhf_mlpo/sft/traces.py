@@ -110,9 +110,7 @@ def with_reasoning(output: Mapping, thinking: str) -> str:
     if is_formatted(text):
         head, _, rest = text.partition("<think>")
         old, _, tail = rest.partition("</think>")
-        content = old.strip()
-        before, after = old[: old.find(content)] if content else "", old[old.find(content) + len(content) :]
-        return f"{head}<think>{before}{thinking}{after}</think>{tail}"
+        return f"{head}<think>{old.replace(old.strip(), thinking, 1)}</think>{tail}"  # its white space stays
     return f"<think>\n{thinking}\n</think>\n<answer>{output['answer']}</answer>"
 
 
@@ -122,8 +120,8 @@ def excerpt(response: str) -> str:
     text = re.sub(r"<answer>.*?</answer>", " ", response, flags=re.DOTALL).strip()
     if len(text) > EXCERPT:
         end = text[-EXCERPT:]
-        starts = [match.end() for match in re.finditer(r"[.!?]\s+|\n+", end)]
-        text = "… " + end[starts[0] if starts and starts[0] < EXCERPT - 20 else 0 :]
+        start = re.search(r"[.!?]\s+|\n+", end)
+        text = "… " + (end[start.end() :] if start and start.end() < EXCERPT - 20 else end)
     return defuse(text.strip())
 
 
