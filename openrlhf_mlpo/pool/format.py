@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,13 +46,16 @@ def pool_schema():
     return pa.schema([*fields, pa.field("responses", pa.list_(response_type()))])
 
 
-def damaged(file: Path, error: Exception) -> UserError:
-    """The error of a pool's Parquet file that cannot be read."""
-    if file.parent.name == "_parts":
-        fix = "delete it: the same sample_team command samples again what it held"
-    else:
+@contextmanager
+def reading(file: Path) -> Generator[None]:
+    """Raise UserError where a pool's Parquet file cannot be read."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
         fix = "put a copy of it in its place, or sample into another directory"
-    return UserError(f"{file}: damaged ({one_line(error, 120)}); {fix}")
+        if file.parent.name == "_parts":
+            fix = "delete it: the same sample_team command samples again what it held"
+        raise UserError(f"{file}: damaged ({one_line(error, 120)}); {fix}") from None
 
 
 def read_manifest(path: str | Path) -> dict:
@@ -88,10 +93,8 @@ def count_rows(path: str | Path, files: list[Path]) -> list[int]:
     """
     rows = []
     for file in files:
-        try:
+        with reading(file):
             rows.append(pq.ParquetFile(file).metadata.num_rows)
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(file, error) from None
     whole = re.search(r"-of-0*(\d+)$", files[0].stem)
     if whole and int(whole[1]) != len(files):
         raise UserError(f"{path}: {len(files)} of {whole[1]} files are in data/; copy the pool again")

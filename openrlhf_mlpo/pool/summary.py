@@ -7,13 +7,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import MAX_CORRECT, keep_question
-from openrlhf_mlpo.pool.format import count_rows, damaged, pool_files
+from openrlhf_mlpo.pool.format import count_rows, pool_files, reading
 from openrlhf_mlpo.questions import COLUMNS, Question, majority
 from openrlhf_mlpo.text import markdown_table
 
@@ -59,15 +58,13 @@ def summarize(path: str | Path, max_correct: float = MAX_CORRECT) -> dict[str, C
     totals: dict[tuple[str, str], Counter] = defaultdict(Counter)
     with tqdm(total=total, desc="reading", unit="question", disable=None, leave=False) as bar:
         for file in files:
-            try:
+            with reading(file):
                 for batch in pq.ParquetFile(file).iter_batches(batch_size=1024, columns=wanted):
                     for row in batch.to_pylist():
                         question = Question.from_row(row)
                         counts = count(question, row["responses"], max_correct)
                         totals[question.task, question.subtask].update(counts)
                     bar.update(len(batch))
-            except (OSError, pa.ArrowException) as error:
-                raise damaged(file, error) from None
     by_name: dict[str, Counter] = defaultdict(Counter)
     for task, subtask in sorted(totals):
         for name in ("all", task, *([f"{task}/{subtask}"] if subtask else [])):

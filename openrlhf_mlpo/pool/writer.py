@@ -1,6 +1,6 @@
 """Writing a pool so that a killed run can be continued: nothing lost beyond the batch in flight, nothing twice.
 
-While it runs, each finished batch of one agent is one file in POOL/_parts, written under another name and then renamed,
+While it runs, each finished batch is one file in POOL/_parts, written under another name and then renamed,
 so a part is either whole or absent. When every agent has answered every question the parts, and what the pool held
 before it was extended, are put together in the order of the questions into _data.tmp and _arrow.tmp. Renaming the first
 to _data.new says that both are whole; only then do they take the places of POOL/data and POOL/_arrow, and the parts go.
@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from openrlhf_mlpo.errors import UserError, one_line
 from openrlhf_mlpo.files import whole_file
-from openrlhf_mlpo.pool.format import MANIFEST, damaged, pool_schema, read_manifest, response_type
-from openrlhf_mlpo.pool.parts import AgentResponses, interleave
+from openrlhf_mlpo.pool.format import MANIFEST, pool_schema, read_manifest, reading, response_type
+from openrlhf_mlpo.pool.parts import StoredResponses
 from openrlhf_mlpo.pool.settings import contradiction
 
 ROWS_PER_GROUP = 1024  # questions per Parquet row group and Arrow batch
@@ -49,7 +49,6 @@ class PoolWriter:
         self.samples: int = manifest["settings"]["samples"]
         self.flush_every = flush_every or max(64, len(self.ids) // 1000)
         self._buffer: list[tuple[str, list[dict]]] = []
-        self._buffer_agent = ""
         self._buffer_since = 0.0
         self._lock = self._take_directory()
         try:
@@ -78,15 +77,15 @@ class PoolWriter:
     def first_missing(self, agent: str):
         """The number of the first sample that each question lacks of this agent (`samples`: none is missing), as an int
         array in the order of `ids`."""
-        return np.full(len(self.ids), self.samples) if self.complete else self._responses(agent).first_missing()
+        if self.complete:
+            return np.full(len(self.ids), self.samples)
+        there = self._stored().there[:, self.agents.index(agent)]
+        return np.where(there.all(axis=1), self.samples, there.argmin(axis=1))
 
     def add(self, agent: str, question_id: str, responses: list[dict]) -> None:
         """Keep one agent's responses to a question, all that were missing; written with the batch they fill."""
         if not responses or responses[-1]["sample"] != self.samples - 1:
             raise ValueError(f"{len(responses)} responses of {agent} to {question_id}: not all that were missing")
-        if agent != self._buffer_agent:
-            self.flush()
-            self._buffer_agent = agent
         if not self._buffer:
             self._buffer_since = time.monotonic()
         self._buffer.append((question_id, responses))
@@ -99,9 +98,8 @@ class PoolWriter:
             return
         ids, responses = zip(*self._buffer, strict=True)
         table = pa.table({"id": pa.array(ids), "responses": pa.array(responses, pa.list_(response_type()))})
-        slot = self.manifest["slots"].index(self._buffer_agent)
         with _writing_to(self.path):
-            _write_part(table, self.parts / f"{slot:03d}-{self._next_part:07d}.parquet")
+            _write_part(table, self.parts / f"part-{self._next_part:07d}.parquet")
         self._next_part += 1
         self._buffer = []
 
@@ -110,15 +108,15 @@ class PoolWriter:
         self.flush()
         if self.complete:
             return
-        stored = [self._responses(agent) for agent in self.agents]
-        if missing := sum(int((~each.stored).sum()) for each in stored):
+        stored = self._stored()
+        if missing := int((~stored.there).sum()):
             raise RuntimeError(f"{missing} responses are missing")
         schema = pool_schema()
 
         def rows(start: int, end: int):
             block = self.questions.with_format("arrow")[start:end]
             columns = [block[name].combine_chunks().cast(schema.field(name).type) for name in schema.names[:-1]]
-            return pa.table([*columns, interleave([each.read(start, end) for each in stored], self.samples)], schema)
+            return pa.table([*columns, stored.read(start, end)], schema)
 
         with _writing_to(self.path):
             write_files(self.path / "_data.tmp", self.path / "_arrow.tmp", len(self.ids), rows)
@@ -147,7 +145,6 @@ class PoolWriter:
 
     def _begin(self, wanted: dict) -> dict:
         """The manifest to go on with: a new one, the stored one, or one that asks for more than the stored one."""
-        names = [agent["name"] for agent in wanted["settings"]["agents"]]
         before: dict | None = None
         if (self.path / MANIFEST).exists():
             before = read_manifest(self.path)
@@ -155,16 +152,14 @@ class PoolWriter:
             settings = json.loads(json.dumps(wanted["settings"]))
             if before["settings"] == settings:
                 self.parts.mkdir(exist_ok=True)
-                return {"slots": names, **before}
+                return before
             asks = dict(zip(self.ids, zip(self.questions["answer"], self.questions["subtask"])))
             if problem := contradiction(before["settings"], settings, self._asked(), asks):
                 raise UserError(
                     f"--out {self.path} was begun with other settings: {problem}; use those, or another directory"
                 )
-        manifest = {**wanted, "complete": False, "slots": names}
+        manifest = {**wanted, "complete": False}
         if before:
-            slots = before.get("slots") or [agent["name"] for agent in before["settings"]["agents"]]
-            manifest["slots"] = [*slots, *(name for name in names if name not in slots)]
             manifest["earlier"] = [*before.pop("earlier", []), before]
         self._write_manifest(manifest)
         self.parts.mkdir(exist_ok=True)
@@ -177,18 +172,14 @@ class PoolWriter:
         listed = self.parts / "_questions"
         asked: dict[str, tuple] = {}
         for file in [listed] if listed.exists() else self._pool_files():
-            try:
+            with reading(file):
                 table = pq.ParquetFile(file).read(["id", "answer", "subtask"])
-            except (OSError, pa.ArrowException) as error:
-                raise damaged(file, error) from None
             asked.update((row["id"], (row["answer"], row["subtask"])) for row in table.to_pylist())
         return asked or None
 
-    def _responses(self, agent: str) -> AgentResponses:
-        slot = self.manifest["slots"].index(agent)
-        files = [*self._pool_files(), *sorted(self.parts.glob(f"{slot:03d}-*.parquet"))]
-        position = {question_id: row for row, question_id in enumerate(self.ids)}
-        return AgentResponses(agent, files, position, self.samples)
+    def _stored(self) -> StoredResponses:
+        files = [*self._pool_files(), *sorted(self.parts.glob("*.parquet"))]
+        return StoredResponses(files, self.ids, self.agents, self.samples)
 
     def _pool_files(self) -> list[Path]:
         return sorted((self.path / "data").glob("*.parquet"))

@@ -221,12 +221,15 @@ def test_a_pool_can_be_extended(tmp_path, monkeypatch, wanted, missing, finished
     assert len(pq.ParquetDataset(tmp_path / "p" / "data").files) == len(list((tmp_path / "p" / "_arrow").iterdir()))
 
 
-def test_a_pool_without_slots_in_its_manifest_can_be_extended(tmp_path):
-    run(tmp_path / "p")
-    manifest = read_manifest(tmp_path / "p")
-    del manifest["slots"]
+def test_parts_by_the_names_they_once_had_are_read(tmp_path):
+    """They began with the agent's number, which the manifest gave."""
+    asked = run(tmp_path / "p", 0.6)
+    manifest = read_manifest(tmp_path / "p") | {"slots": ["a", "b"]}
     (tmp_path / "p" / "_manifest.json").write_text(json.dumps(manifest))
-    assert run(tmp_path / "p", n=11, agents="ba") == 4
+    for part in (tmp_path / "p" / "_parts").glob("part-*.parquet"):
+        number = int(part.stem.partition("-")[2])
+        part.rename(part.with_name(f"{number // 2:03d}-{number:07d}.parquet"))
+    assert run(tmp_path / "p", n=11, agents="ba") == 11 * 2 * 2 - asked
     assert list(open_pool(tmp_path / "p")) == grown(11, agents="ba")
 
 
