@@ -20,14 +20,14 @@ from functools import partial
 from openrlhf_mlpo.cli.options import Parser, at_least
 from openrlhf_mlpo.engines import Sampling, check_engine, make_engine
 from openrlhf_mlpo.engines.base import json_object
-from openrlhf_mlpo.errors import UserError, run_cli
+from openrlhf_mlpo.errors import UserError, errors_at, run_cli
 from openrlhf_mlpo.prompts.templates import SHOW_CHOICES, load_template
 from openrlhf_mlpo.questions import TASKS
 from openrlhf_mlpo.rounds import agent_player, as_leader
 from openrlhf_mlpo.serve.app import Limits, make_app
 from openrlhf_mlpo.serve.batching import Batcher
 from openrlhf_mlpo.serve.protocol import Seat, Table
-from openrlhf_mlpo.team import Agent, check_endpoint, load_team, split_engine
+from openrlhf_mlpo.team import Agent, load_team, split_engine
 
 REMOTE = ("openai", "callable")  # engines that answer several batches side by side
 BATCHES = 8  # at a time, of such an engine
@@ -89,11 +89,11 @@ def open_table(args: argparse.Namespace) -> Table:
     if variables := json_object(args.chat_template_kwargs, "--chat_template_kwargs"):
         settings["chat_template_kwargs"] = variables
     leader = Agent(name="leader", model=model, engine=engine, engine_args=settings)
-    check_endpoint(leader, f"--leader {args.leader}")
     agents = load_team(args.team)
     if any(agent.name == leader.name for agent in agents):
         raise UserError(f"{args.team}: an agent is named 'leader', as the leader is; name it otherwise")
-    check_engine(leader.model, leader.engine, leader.engine_args)
+    with errors_at(f"--leader {args.leader}: "):
+        check_engine(leader.model, leader.engine, leader.engine_args)
     seats = []
     for agent in (leader, *agents):
         given = {"temperature": args.temperature} if agent is leader else agent.sampling

@@ -45,7 +45,9 @@ def check(model: str, engine_args: Mapping) -> None:
         raise UserError("engine_args: api_key_env must be the name of an environment variable, not the key itself")
     key = key_of(engine_args)
     if not key and (not url or urlsplit(url).hostname == "api.openai.com"):
-        raise UserError(f"no API key: set the environment variable {name}")
+        raise UserError(
+            f"no API key: set the environment variable {name}, or engine_args.base_url to a server of yours"
+        )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UserError(
             f"the environment variable {name} holds a blank, a line break or another character that no key has"

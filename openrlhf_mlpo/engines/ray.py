@@ -58,8 +58,7 @@ class RayEngine(Engine):
         """See `Engine.stream`. Results come batch by batch."""
         import ray
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
         rows = []
         for index in range(len(conversations)):
             conversation = conversations[index]
@@ -70,7 +69,7 @@ class RayEngine(Engine):
         blocks = -(-len(rows) // self.batch_size)
         results = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Actor,
-            fn_constructor_kwargs={**self._make, "n": n, "sampling": (sampling or Sampling()).as_dict()},
+            fn_constructor_kwargs={**self._make, "n": n, "sampling": sampling or Sampling()},
             batch_size=self.batch_size,
             compute=ray.data.ActorPoolStrategy(size=min(self.actors, blocks)),
             num_cpus=self.cpus,
@@ -108,23 +107,21 @@ def check(model: str, engine_args: Mapping) -> None:
 class _Actor:
     """Runs in a Ray worker. The user's mistakes travel back as rows: an exception would be retried, then garbled."""
 
-    def __init__(self, model: str, engine: str, engine_args: dict, n: int, sampling: dict):
-        self.n, self.sampling, self.error = n, Sampling.from_dict(sampling), ""
+    def __init__(self, model: str, engine: str, engine_args: dict, n: int, sampling: Sampling):
+        self.n, self.sampling, self.error = n, sampling, ""
         try:
             self.engine = make_engine(model, engine=engine, engine_args=engine_args)
         except UserError as error:
             self.error = str(error)
 
     def __call__(self, batch: dict) -> dict:
-        size = len(batch["index"])
+        answers = ["[]"] * len(batch["index"])
         if not self.error:
+            prompts = [json.loads(prompt) for prompt in batch["prompt"]]
+            seeds = None if (batch["seed"] < 0).any() else [int(seed) for seed in batch["seed"]]
             try:
-                prompts = [json.loads(prompt) for prompt in batch["prompt"]]
-                seeds = [int(seed) for seed in batch["seed"]]
-                unseeded = bool(seeds) and seeds[0] < 0
-                done = self.engine.generate(prompts, n=self.n, seed=None if unseeded else seeds, sampling=self.sampling)
-                texts = [json.dumps([asdict(completion) for completion in completions]) for completions in done]
-                return {"index": batch["index"], "completions": texts, "error": [""] * size}
+                done = self.engine.generate(prompts, n=self.n, seed=seeds, sampling=self.sampling)
+                answers = [json.dumps([asdict(completion) for completion in completions]) for completions in done]
             except UserError as error:
                 self.error = str(error)
-        return {"index": batch["index"], "completions": ["[]"] * size, "error": [self.error] * size}
+        return {"index": batch["index"], "completions": answers, "error": [self.error] * len(answers)}
