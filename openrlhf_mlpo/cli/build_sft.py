@@ -40,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     phrases, template = load_phrases(args.phrases), load_template(args.template)
     pool = open_pool(args.pool)
-    rows = [int(i) for i in keep_questions(pool, args.drop_correct).nonzero()[0]] if len(pool) else []
-    if not rows:
+    kept = pool.select(keep_questions(pool, args.drop_correct).nonzero()[0])
+    if not len(kept):
         raise UserError(f"--pool {args.pool}: no question is left of {len(pool)}; raise --drop_correct")
     tokenizer = open_tokenizer(args.tokenizer or args.leader, "--tokenizer" if args.tokenizer else "--leader")
     room = args.max_len - args.max_new_tokens
     renderer = PromptRenderer(tokenizer, template, room, chat_template_kwargs=args.chat_template_kwargs)
-    for index in rows:
-        renderer.check_fits(pool[index]["question"], len({r["agent"] for r in pool[index]["responses"]}))
+    for row in kept:
+        renderer.check_fits(row["question"], len({response["agent"] for response in row["responses"]}))
     team = open_team(args, pool)
     leader = Agent(
         name="leader",
@@ -57,13 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine_args=args.engine_args,
     )
     outputs = args.out / "outputs"
-    prompts = first_prompts(args, pool, rows, renderer)
-    answered = ask(args, outputs / "first_round", leader, prompts)
+    answered = ask(args, outputs / "first_round", leader, first_prompts(args, kept, renderer))
     later = later_prompts(args, answered, renderer, team)
     if later:
         answered += ask(args, outputs / "later_round", leader, later)
     traces, counts = build(args, answered, tokenizer, phrases)
-    write(args, traces, counts, card(args, pool, rows, answered, traces, counts, tokenizer))
+    write(args, traces, counts, card(args, pool, kept, answered, traces, counts, tokenizer))
     return 0
 
 

@@ -59,11 +59,11 @@ def new_draw(args, question: Question, responses: list[dict], number: int, solo:
     return make_draw(question, responses, seed=args.seed, episode=f"sft {number}", solo_fraction=solo)
 
 
-def first_prompts(args, pool, rows: Sequence[int], renderer: PromptRenderer) -> list[LeaderPrompt]:
-    """--draws prompts for every question, of which a share is solo."""
+def first_prompts(args, rows, renderer: PromptRenderer) -> list[LeaderPrompt]:
+    """--draws prompts for every question, of which a share is solo. `rows`: of a pool."""
     prompts = []
-    for index in rows:
-        question, responses = Question.from_row(pool[index]), pool[index]["responses"]
+    for row in rows:
+        question, responses = Question.from_row(row), row["responses"]
         for number in range(args.draws):
             draw = new_draw(args, question, responses, number, args.solo_fraction)
             text = renderer.render(question.text, draw.texts)

@@ -21,7 +21,7 @@ SETTINGS = (
 ).split()
 
 
-def card(args, pool, rows, prompts: list[LeaderPrompt], traces: list[dict], counts: dict, tokenizer) -> dict:
+def card(args, pool, kept, prompts: list[LeaderPrompt], traces: list[dict], counts: dict, tokenizer) -> dict:
     """What OUT/card.json says of the data."""
     outputs = [output for prompt in prompts for output in prompt.outputs]
     right = [sum(output["correct"] for output in prompt.outputs) for prompt in prompts]
@@ -37,7 +37,7 @@ def card(args, pool, rows, prompts: list[LeaderPrompt], traces: list[dict], coun
         "pool": {"path": str(args.pool), "agents": source.get("agents", []), "samples": source.get("samples")},
         "yield": {
             "questions in the pool": len(pool),
-            "questions kept by the filter": len(rows),
+            "questions kept by the filter": len(kept),
             "prompts": len(prompts),
             "prompts of a later round": sum(prompt.later for prompt in prompts),
             "solo prompts": sum(not prompt.draw.texts for prompt in prompts),
