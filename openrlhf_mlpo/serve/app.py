@@ -66,14 +66,6 @@ class Server:
         else:
             yield await self.table.vote(game)
 
-    def done(self, request: ChatRequest, game: Game, begun: float, status: int) -> None:
-        """Count a request that has ended."""
-        self.metrics.requests.labels(request.model, str(status)).inc()
-        self.metrics.seconds.labels(request.model).observe(time.perf_counter() - begun)
-        self.metrics.count(game.turns, game.failed)
-        if game.rounds:
-            self.metrics.rounds.observe(len(game.rounds))
-
 
 def usage_of(game: Game) -> dict[str, int]:
     """Tokens of all models that a request asked."""
@@ -212,7 +204,7 @@ async def whole(server: Server, request: ChatRequest, game: Game, http: Request)
         for task in (playing, leaving):
             task.cancel()
         await asyncio.gather(playing, leaving, return_exceptions=True)
-        server.done(request, game, begun, status)
+        server.metrics.count(request.model, status, time.perf_counter() - begun, game)
 
 
 async def stream(server: Server, request: ChatRequest, game: Game) -> AsyncIterator[str]:
@@ -243,7 +235,7 @@ async def stream(server: Server, request: ChatRequest, game: Game) -> AsyncItera
         status = 200
         yield "data: [DONE]\n\n"
     finally:
-        server.done(request, game, begun, status)
+        server.metrics.count(request.model, status, time.perf_counter() - begun, game)
 
 
 class BodyLimit:

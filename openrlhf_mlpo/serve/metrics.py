@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from openrlhf_mlpo.rounds import Turn
+from openrlhf_mlpo.serve.protocol import Game
 
 
 class Metrics:
@@ -22,12 +20,16 @@ class Metrics:
         self.rounds = Histogram("mlpo_rounds", "Rounds played", buckets=(1, 2, 3, 4, 5, 8), registry=of)
         self.failures = Counter("mlpo_agent_failures", "Questions an agent was left out of", ["agent"], registry=of)
 
-    def count(self, turns: Iterable[Turn], failed: Iterable[str]) -> None:
-        """Count the tokens of turns, and agents that were left out."""
-        for turn in turns:
+    def count(self, model: str, status: int, seconds: float, game: Game) -> None:
+        """Count a request that has ended: its tokens, its rounds, and the agents that were left out."""
+        self.requests.labels(model, str(status)).inc()
+        self.seconds.labels(model).observe(seconds)
+        if game.rounds:
+            self.rounds.observe(len(game.rounds))
+        for turn in game.turns:
             self.tokens.labels(turn.player, "prompt").inc(turn.prompt_tokens)
             self.tokens.labels(turn.player, "completion").inc(turn.completion_tokens)
-        for agent in failed:
+        for agent in game.failed:
             self.failures.labels(agent).inc()
 
     def text(self) -> bytes:
