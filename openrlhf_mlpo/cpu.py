@@ -2,7 +2,7 @@
 
 OpenRLHF assumes CUDA in a dozen places. `activate` replaces exactly those, each when its module is first imported, in
 the driver and (through Ray's worker set-up hook) in every Ray worker; vLLM's own worker process imports
-`CPUWorkerWrap` by name. The mathematics and the control flow stay OpenRLHF's own. For models of a few million weights.
+`cpu_worker` by name. The mathematics and the control flow stay OpenRLHF's own. For models of a few million weights.
 """
 
 from __future__ import annotations
@@ -173,6 +173,34 @@ def _patch_torch_cuda(torch) -> None:
         setattr(torch.cuda, name, lambda *_args, **_kwargs: None)
 
 
+def _patch_file_baton(module) -> None:
+    """Let torch's lock around loading DeepSpeed's operators end with its process.
+
+    Its own is a file that a killed process leaves behind, and every later run would wait for it without a word.
+    """
+    from filelock import FileLock, Timeout
+
+    class FileBaton:
+        def __init__(self, lock_file_path: str, *_args, **_kwargs):
+            self._lock = FileLock(lock_file_path + ".held")
+
+        def try_acquire(self) -> bool:
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout:
+                return False
+            return True
+
+        def wait(self) -> None:
+            with self._lock:
+                pass
+
+        def release(self) -> None:
+            self._lock.release()
+
+    module.FileBaton = FileBaton
+
+
 def _patch_replay_buffer(module) -> None:
     import wrapt
 
@@ -216,7 +244,7 @@ def _patch_vllm_engine(module) -> None:
     original = module.vllm.AsyncEngineArgs
 
     def engine_args(*args, **kwargs):
-        kwargs["worker_extension_cls"] = "openrlhf_mlpo.cpu.CPUWorkerWrap"
+        kwargs["worker_extension_cls"] = "openrlhf_mlpo.cpu_worker.CPUWorkerWrap"
         if kwargs.get("distributed_executor_backend") == "uni":
             # On a CPU vLLM turns the name "uni" into a worker process of its own, to set its OpenMP threads; those are
             # set here already, and the process costs its imports once more. Named by its class it is left alone.
@@ -228,6 +256,7 @@ def _patch_vllm_engine(module) -> None:
 
 _PATCHES = {
     "torch": _patch_torch_cuda,
+    "torch.utils.file_baton": _patch_file_baton,
     "openrlhf.trainer.ppo_utils.replay_buffer": _patch_replay_buffer,
     "openrlhf.utils.deepspeed.deepspeed": _patch_deepspeed_strategy,
     "openrlhf.utils.utils": _patch_dtype,
@@ -253,35 +282,6 @@ class GlooGroup:
         options = BroadcastOptions()
         options.rootRank, options.rootTensor = src, 0
         self._group.broadcast([tensor.contiguous()], options).wait()
-
-
-def _worker_wrap():
-    """The class `CPUWorkerWrap`: OpenRLHF's vLLM worker extension with weight updates through host memory."""
-    activate()
-    # vLLM's oneDNN kernels repack linear weights after loading, and packed weights cannot be loaded into again.
-    # This runs when vLLM resolves the extension class, before the model is loaded.
-    import vllm._custom_ops
-
-    vllm._custom_ops._supports_onednn = False
-    from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
-
-    class CPUWorkerWrap(WorkerWrap):
-        def update_weight(self, name, dtype, shape, empty_cache=False):
-            import torch
-
-            worker: Any = self  # vLLM gives its worker class this one as a base
-            weight = torch.empty(shape, dtype=dtype)
-            worker._model_update_group.broadcast(weight, src=0)
-            worker.model_runner.model.load_weights(weights=[(name, weight.to(worker.model_config.dtype))])
-
-    return CPUWorkerWrap
-
-
-def __getattr__(name: str):
-    if name == "CPUWorkerWrap":  # built on first use, because it imports vLLM
-        globals()[name] = _worker_wrap()
-        return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def build_operators() -> None:

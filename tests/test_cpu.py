@@ -1,6 +1,7 @@
 """The CPU runtime: when it is used, what it refuses, and that it stays away from GPU users."""
 
 import argparse
+import signal
 import subprocess
 import sys
 
@@ -44,6 +45,22 @@ def test_gpu_path_touches_neither_torch_nor_openrlhf():
     env = {**cpu.os.environ, cpu.ENV_SWITCH: "0"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_lock_of_a_killed_process_holds_no_other_up(tmp_path):
+    """torch's own is a file, which stays when its process is killed while it loads an operator."""
+    lock = tmp_path / "lock"
+    lock.touch()
+    take = (
+        "import os, signal, sys; from openrlhf_mlpo import cpu; cpu.activate()\n"
+        "from torch.utils.cpp_extension import FileBaton\n"
+        "batons = [FileBaton(sys.argv[1]) for _ in range(2)]\n"
+        "print(*(baton.try_acquire() for baton in batons), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", take, str(lock)], capture_output=True, text=True)
+        assert (done.stdout, done.returncode) == ("True False\n", -signal.SIGKILL), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ class OpenAIEngine(Engine):
     def _look_up(self) -> None:
         """Ask which models the endpoint has; UserError when nothing listens there or the key is refused."""
         try:
-            with openai.OpenAI(**{**self._client_args, "max_retries": 1, "timeout": 10.0}) as client:
-                models = client.models.list().data
+            with openai.OpenAI(**self._client_args) as client:
+                models = client.with_options(max_retries=1, timeout=10.0).models.list().data
             mine = next((model for model in models if model.id == self.endpoint.model), None)
             context = getattr(mine, "max_model_len", None)
             context = context if isinstance(context, int) else 0

@@ -156,7 +156,7 @@ def row_reason(error: openai.APIStatusError | openai.APIConnectionError, endpoin
 
 def said(error: openai.APIStatusError) -> str:
     """An error's words and codes in lower case, without what it may repeat of the request."""
-    body = error.body[0] if isinstance(error.body, list) and error.body else error.body
+    body: Any = error.body[0] if isinstance(error.body, list) and error.body else error.body
     body = body.get("error", body) if isinstance(body, dict) else body
     names = ("code", "type", "param", "status") if isinstance(body, dict) else ()
     codes = [str(body[name]) for name in names if name in body]
