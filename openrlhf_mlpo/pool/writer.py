@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,17 @@ class PoolWriter:
             self._lock.close()
 
     def first_missing(self, agent: str):
-        """The number of the first sample that each question lacks of this agent (`samples`: none is missing), as an int
-        array in the order of `ids`."""
+        """The number of the first sample that each question lacked of this agent before this writer added any
+        (`samples`: none is missing), as an int array in the order of `ids`."""
+        return self._first_missing[:, self.agents.index(agent)]
+
+    @cached_property
+    def _first_missing(self) -> np.ndarray:
+        """`first_missing` of all agents: (questions, agents). Read once, as every part holds responses of any agent."""
         if self.complete:
-            return np.full(len(self.ids), self.samples)
-        there = self._stored().there[:, self.agents.index(agent)]
-        return np.where(there.all(axis=1), self.samples, there.argmin(axis=1))
+            return np.full((len(self.ids), len(self.agents)), self.samples)
+        there = self._stored().there
+        return np.where(there.all(axis=2), self.samples, there.argmin(axis=2))
 
     def add(self, agent: str, question_id: str, responses: list[dict]) -> None:
         """Keep one agent's responses to a question, all that were missing; written with the batch they fill."""

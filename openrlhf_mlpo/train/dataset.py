@@ -39,6 +39,7 @@ class TeamPromptDataset(PromptDataset):
         """`dataset`: a `datasets.Dataset` that `inputs.check_dataset` has passed. Raises UserError: no row is left."""
         args = self.args = strategy.args
         self.evaluation = evaluation
+        self.team_size = parse_team_size(args.mlpo.team_size)
         self.renderer = make_renderer(tokenizer, args)
         self._arrow = dataset.with_format("arrow")
         keep, note = select_rows(dataset, self.renderer, args, evaluation)
@@ -75,7 +76,7 @@ class TeamPromptDataset(PromptDataset):
             responses,
             seed=self.args.train.seed,
             episode=episode,
-            team_size=parse_team_size(mlpo.team_size),
+            team_size=self.team_size,
             solo_fraction=mlpo.solo_fraction if solo_fraction is None else solo_fraction,
             balance=mlpo.balance_draws and episode != "evaluation",
         )

@@ -38,6 +38,8 @@ class SampleLog:
 
         Only what is chosen is decoded: a batch may hold millions of tokens.
         """
+        if not self.wanted:
+            return
         by_round: dict[int, list[Group]] = {}
         for group in sorted(groups_of(experiences), key=lambda group: (not group.is_mixed, group.prompt)):
             by_round.setdefault(group.label.extra.get("round", 0), []).append(group)
