@@ -1,55 +1,34 @@
 """Rounds inside training: prompts of rounds t > 0 made of the leader's own outputs and the team's revisions.
 
 At inference the leader meets prompts that hold its last output and revised responses. `LaterRounds` makes such prompts
-while training: one output of a group goes on, the team revises, and the leader answers the new prompt in a group of its
-own, so that `R - mean(R)` still compares outputs to one prompt. States of the leader as it trains matter: corrections
-learned on stored states of an earlier model do not carry over (SCoRe, arXiv 2409.12917).
+while training: one output of a group goes on, the team revises, and in the next batch the leader answers the new prompt
+in a group of its own, so that `R - mean(R)` still compares outputs to one prompt. States of the leader as it trains
+matter: corrections learned on stored states of an earlier model do not carry over (SCoRe, arXiv 2409.12917). A state
+that is one update old is all that lets the leader answer all rounds of a batch at once, and the team work meanwhile.
 """
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice, zip_longest
-from pathlib import Path
 from typing import Any
 
+import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 
-from openrlhf_mlpo.engines import Sampling, make_engine
-from openrlhf_mlpo.engines.answers import Answers
-from openrlhf_mlpo.errors import UserError
 from openrlhf_mlpo.pool.draw import Draw
-from openrlhf_mlpo.prompts.renderer import PromptRenderer
-from openrlhf_mlpo.prompts.templates import NO_ANSWER, PromptTemplate, load_template
-from openrlhf_mlpo.questions import Question
-from openrlhf_mlpo.rounds import Player, agent_player
-from openrlhf_mlpo.team import load_team
-from openrlhf_mlpo.train.dataset import make_label
+from openrlhf_mlpo.prompts.templates import NO_ANSWER
+from openrlhf_mlpo.train.dataset import TeamPromptDataset, make_label
 from openrlhf_mlpo.train.outputs import are_right, output_text
+from openrlhf_mlpo.train.training_team import Carried, State, TrainingTeam, open_team
 from openrlhf_mlpo.verify.labels import parse_label
 
 VERIFY_THREADS = 4
-ANSWERS = "_team"  # folder of the team's answers beside the checkpoints
-
-
-@dataclass(frozen=True)
-class State:
-    """What a leader prompt showed: the question and the draw. A group's label names its state by number."""
-
-    question: Question
-    draw: Draw
-
-
-@dataclass(frozen=True)
-class Carried:
-    """One output that goes on to the next round, from the state that it answered."""
-
-    state: State
-    output: str
-    correct: bool
+CARRIED = "mlpo_carried"  # key of what goes on, in the state of the prompt loader
 
 
 def round_counts(groups: int, rounds: int, later_share: float) -> list[int]:
@@ -63,102 +42,75 @@ def round_counts(groups: int, rounds: int, later_share: float) -> list[int]:
 
 
 def steps_of_all_rounds(steps: int, args: Any) -> int:
-    """The optimizer steps of a run in which `steps` would be those of round 0 alone. `args`: nested."""
+    """The optimizer steps of a run in which `steps` would be those of round 0 alone. `args`: nested.
+
+    The first batches, in which later rounds have nothing to go on from, take more prompts: a run has up to `rounds` - 1
+    batches fewer.
+    """
     groups = args.rollout.vllm_generate_batch_size or args.rollout.batch_size
     return steps * groups // round_counts(groups, args.mlpo.rounds, args.mlpo.later_share)[0]
 
 
-@dataclass
-class TrainingTeam:
-    """The agents of a team file, asked to revise their responses while a leader trains.
-
-    `players`: by agent's name; those of `one_by_one` share this process's device and take turns, the others are asked
-    at once. An agent that fails gives "(no answer)"; when more than `max_failures` of the responses asked of a batch
-    fail, the run stops with the endpoint's words.
-    """
-
-    players: dict[str, Player]
-    template: PromptTemplate
-    seed: int
-    max_failures: float
-    one_by_one: frozenset[str] = frozenset()
-
-    def revise(self, carried: Sequence[Carried], round: int) -> list[list[str | None]]:
-        """`[state][place in the draw]`: the revised responses; None where an agent failed. Raises UserError."""
-        asked: dict[str, list[tuple[int, int]]] = {}
-        for i, item in enumerate(carried):
-            for k, name in enumerate(item.state.draw.agents):
-                asked.setdefault(name, []).append((i, k))
-        errors: dict[str, UserError] = {}
-        revised: list[list[str | None]] = [[None] * len(item.state.draw.agents) for item in carried]
-
-        def ask(name: str) -> None:
-            player = self.players[name]
-            prompts = []
-            for i, k in asked[name]:
-                state = carried[i].state
-                own, question = state.draw.texts[k], state.question.text
-                prompts.append(player.agent_prompt(self.template, question, own, carried[i].output))
-            try:
-                answers = player.ask(prompts, round=round, seed=self.seed)
-            except UserError as error:
-                errors[name] = error
-                return
-            for (i, k), samples in zip(asked[name], answers, strict=True):
-                revised[i][k] = samples[0].text or None
-
-        with ThreadPoolExecutor(len(asked)) as threads:
-            at_once = [threads.submit(ask, name) for name in asked if name not in self.one_by_one]
-            for name in asked:
-                if name in self.one_by_one:
-                    ask(name)
-            for future in at_once:
-                future.result()
-        self._check_failures(asked, revised, errors)
-        return revised
-
-    def _check_failures(self, asked, revised, errors: dict[str, UserError]) -> None:
-        total = sum(map(len, asked.values()))
-        failed = {name: sum(revised[i][k] is None for i, k in where) for name, where in asked.items()}
-        if sum(failed.values()) <= self.max_failures * total:
-            return
-        worst = max(failed, key=failed.__getitem__)
-        words = f"; {errors[worst]}" if worst in errors else ": empty responses"
-        raise UserError(
-            f"--mlpo.team: {sum(failed.values())} of {total} revisions failed, above --mlpo.team_failures "
-            f"{self.max_failures:g}; agent {worst}{words}"
-        )
-
-
 class LaterRounds:
-    """Makes the prompts of rounds t > 0 of one rollout batch, and remembers the state behind each.
+    """What goes on from one rollout batch to the next, and the prompts it leads to.
 
-    `carry`: which output of a group goes on, where it has right and wrong ones: "balanced" (either with equal chance),
-    "wrong" (a wrong one) or "sampled" (any, as likely as the leader gives it).
+    `args`: nested; its `--mlpo.carry` says which output of a group goes on, where it has right and wrong ones:
+    "balanced" (either with equal chance), "wrong" (a wrong one) or "sampled" (any, as likely as the leader gives it).
     """
 
-    def __init__(self, team: TrainingTeam, renderer: PromptRenderer, tokenizer, *, carry: str, rng: random.Random):
-        self.team, self.renderer, self.tokenizer, self.carry, self.rng = team, renderer, tokenizer, carry, rng
-        self.states: list[State] = []
+    def __init__(self, args: Any, dataset: TeamPromptDataset, tokenizer):
+        self.args, self.dataset, self.tokenizer = args, dataset, tokenizer
+        self.carried: list[Carried] = []
+        self._states: list[State] = []  # behind the prompts of later rounds of this batch
+        self._revisions: Callable[[], list[list[str | None]]] | None = None
 
-    def choose(self, frontier: Sequence[tuple[State, list[Experience]]], wanted: int) -> list[Carried]:
+    @cached_property
+    def team(self) -> TrainingTeam:
+        """The team that revises, opened when it is first asked for."""
+        return open_team(self.args)
+
+    def go_on(self, groups: Sequence[list[Experience]], rng: random.Random) -> None:
+        """Choose what goes on from the groups of a batch, and have the team revise."""
+        mlpo, rollout = self.args.mlpo, self.args.rollout
+        counts = round_counts(rollout.vllm_generate_batch_size or rollout.batch_size, mlpo.rounds, mlpo.later_share)
+        frontiers: dict[int, list[tuple[State, list[Experience]]]] = {}
+        for group in groups:
+            if "round" in (label := label_of(group)):  # solo prompts stay in round 0: there is no team to ask
+                frontiers.setdefault(label["round"] + 1, []).append((self._state(label), group))
+        self.carried = [
+            item
+            for round, wanted in enumerate(counts[1:], 1)
+            for item in self._choose(frontiers.get(round, []), round, wanted, rng)
+        ]
+        self._revisions = self.team.start(self.carried)
+
+    def stop(self) -> None:
+        """Let nothing go on: no batch follows."""
+        self.carried, self._revisions = [], None
+
+    def _state(self, label: dict) -> State:
+        if "row" in label:
+            return State(*self.dataset.state(label["row"], label["episode"]))
+        return self._states[label["state"]]
+
+    def _choose(self, frontier, round: int, wanted: int, rng: random.Random) -> list[Carried]:
         """Choose `wanted` outputs that go on, of as many groups as possible; fewer when there are not so many."""
         # The order in which groups came back from the engines must not matter.
-        frontier = sorted(frontier, key=lambda pair: (pair[0].question.id, pair[0].draw.texts))
-        self.rng.shuffle(frontier)
-        outputs = [[(state, output) for output in self._in_order(group)] for state, group in frontier]
+        frontier = sorted(frontier, key=lambda pair: pair[1][0].prompts[0])
+        rng.shuffle(frontier)
+        outputs = [[(state, output) for output in self._in_order(group, rng)] for state, group in frontier]
         in_turn = (pair for pairs in zip_longest(*outputs) for pair in pairs if pair)
-        return [Carried(state, self._text(e), *are_right(e)) for state, e in islice(in_turn, wanted)]
+        return [Carried(state, self._text(e), *are_right(e), round) for state, e in islice(in_turn, wanted)]
 
-    def _in_order(self, group: Sequence[Experience]) -> list[Experience]:
+    def _in_order(self, group: Sequence[Experience], rng: random.Random) -> list[Experience]:
         """A group's outputs in the order in which they would go on."""
         outputs = sorted(group, key=self._text)
-        self.rng.shuffle(outputs)
+        rng.shuffle(outputs)
         sides = [[e for e in outputs if are_right(e) == [right]] for right in (True, False)]
-        if self.carry == "sampled" or not all(sides):
+        if self.args.mlpo.carry == "sampled" or not all(sides):
             return outputs
-        if self.carry == "balanced":
-            self.rng.shuffle(sides)
+        if self.args.mlpo.carry == "balanced":
+            rng.shuffle(sides)
         else:  # the wrong ones stand last
             sides.reverse()
         first = sides[0][0]
@@ -167,24 +119,56 @@ class LaterRounds:
     def _text(self, experience: Experience) -> str:
         return output_text(experience, 0, self.tokenizer)
 
-    def prompts(self, carried: Sequence[Carried], round: int) -> Iterator[tuple]:
-        """The next round's prompts as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image])."""
-        revised = self.team.revise(carried, round)
+    def prompts(self) -> list[tuple]:
+        """The prompts of what goes on, as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image]).
+
+        Waits for the team; after a resume it is asked now, and what it had answered before is read. Raises UserError.
+        """
+        revised = (self._revisions or self.team.start(self.carried))()
         with ThreadPoolExecutor(VERIFY_THREADS) as threads:
-            draws = list(threads.map(revised_draw, carried, revised))
-        for item, texts, draw in zip(carried, revised, draws, strict=True):
-            question = item.state.question
-            about = {
-                "round": round,
-                "state": len(self.states),
-                "last_correct": item.correct,
-                "agents_right": [*map(int, draw.correct)],
-                "agents_right_before": [*map(int, item.state.draw.correct)],
-                "agents_failed": texts.count(None),
-            }
-            self.states.append(State(question, draw))
-            prompt = self.renderer.render(question.text, draw.texts, item.output)
-            yield None, [prompt], [make_label(question, draw, about)], [None]
+            draws = list(threads.map(revised_draw, self.carried, revised))
+        self._states = [State(item.state.question, draw) for item, draw in zip(self.carried, draws, strict=True)]
+        return list(map(self._prompt, range(len(draws)), self.carried, revised))
+
+    def _prompt(self, number: int, item: Carried, texts: Sequence[str | None]) -> tuple:
+        question, draw = self._states[number].question, self._states[number].draw
+        about = {
+            "round": item.round,
+            "state": number,
+            "last_correct": item.correct,
+            "agents_right": [*map(int, draw.correct)],
+            "agents_right_before": [*map(int, item.state.draw.correct)],
+            "agents_failed": texts.count(None),
+        }
+        prompt = self.dataset.renderer.render(question.text, draw.texts, item.output)
+        return None, [prompt], [make_label(question, draw, about)], [None]
+
+
+class RoundsLoader:
+    """OpenRLHF's prompt loader, in whose state, which checkpoints hold, is also what goes on to later rounds."""
+
+    def __init__(self, loader, later: LaterRounds):
+        self._loader, self._later = loader, later
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator:
+        return iter(self._loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        """OpenRLHF prints a state when it resumes from it; of a tensor only the ends are printed."""
+        rows = json.dumps([item.row() for item in self._later.carried]).encode()
+        return {**self._loader.state_dict(), CARRIED: torch.frombuffer(bytearray(rows), dtype=torch.uint8)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a state up; one of a run without rounds has nothing that goes on."""
+        rows = json.loads(bytes(state[CARRIED].tolist())) if CARRIED in state else []
+        self._later.carried = list(map(Carried.from_row, rows))
+        self._loader.load_state_dict({key: value for key, value in state.items() if key != CARRIED})
 
 
 def revised_draw(carried: Carried, texts: Sequence[str | None]) -> Draw:
@@ -202,25 +186,3 @@ def revised_draw(carried: Carried, texts: Sequence[str | None]) -> Draw:
 def label_of(group: Sequence[Experience]) -> dict:
     """What the label that the outputs of one group share holds beside its answer and task."""
     return parse_label(group[0].labels[0]).extra
-
-
-def open_team(args: Any) -> TrainingTeam:
-    """The team of `--mlpo.team`, its engines open. `args`: nested training arguments. Raises UserError.
-
-    Where checkpoints are saved, the team's answers are kept beside them: what a resumed run asks again is read.
-    """
-    resumable = 0 < args.ckpt.save_steps < float("inf")
-    answers = Answers(Path(args.ckpt.path) / ANSWERS if resumable else None)
-    agents = load_team(args.mlpo.team)
-    players = {}
-    for agent in agents:
-        sampling = Sampling.from_dict(agent.sampling)
-        generate = answers.of_engine(agent.name, agent.identity(), make_engine(agent), sampling)
-        players[agent.name] = agent_player(agent, generate, sampling)
-    return TrainingTeam(
-        players,
-        load_template(args.mlpo.template),
-        seed=args.train.seed,
-        max_failures=args.mlpo.team_failures,
-        one_by_one=frozenset(agent.name for agent in agents if agent.engine == "vllm"),
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import openrlhf.trainer.ppo_trainer as ppo_trainer
@@ -25,7 +26,7 @@ from openrlhf_mlpo.train.dataset import TeamPromptDataset
 from openrlhf_mlpo.train.lora import merged_actor
 from openrlhf_mlpo.train.metrics import LeaderMetrics
 from openrlhf_mlpo.train.prompt_batches import PromptReplayBuffer, use_prompt_batches
-from openrlhf_mlpo.train.rounds import LaterRounds, State, label_of, open_team, round_counts, steps_of_all_rounds
+from openrlhf_mlpo.train.rounds import LaterRounds, RoundsLoader, steps_of_all_rounds
 from openrlhf_mlpo.train.shared_prompt import actor_class
 
 
@@ -100,40 +101,37 @@ class MLPOSamplesGenerator(SamplesGenerator):
     def _generate_vllm(self, dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs):
         """A batch of groups; with `--mlpo.rounds` above 1 groups of all rounds, in mixed order.
 
-        Prompts of round 0 alone count as consumed: so episodes, checkpoints and resuming keep their meaning.
+        Those of later rounds go on from the batch before, so the leader answers all prompts of a batch at once. Prompts
+        of round 0 alone count as consumed: so episodes, checkpoints and resuming keep their meaning.
         """
-        rounds = self.args.mlpo.rounds
         generate = super()._generate_vllm
-        if rounds == 1 or self._evaluating:
+        if self.args.mlpo.rounds == 1 or self._evaluating:
             return generate(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
-        counts = round_counts(num_prompts, rounds, self.args.mlpo.later_share)
-        experiences, consumed, exhausted = generate(dataloader_iter, counts[0], dynamic_filtering, **generate_kwargs)
-        dataset, n = self.prompts_dataloader.dataset, self.args.rollout.n_samples_per_prompt
-        batch = groups = [experiences[i : i + n] for i in range(0, len(experiences), n)]
+        first = next(dataloader_iter, None)
+        if first is None:  # what goes on waits for the next episode
+            return [], 0, True
+        later = self.later_rounds.prompts()
+        prompts = chain(later, [first], dataloader_iter)
+        experiences, consumed, exhausted = generate(prompts, num_prompts, dynamic_filtering, **generate_kwargs)
+        consumed -= len(later)
+        n = self.args.rollout.n_samples_per_prompt
+        groups = [experiences[i : i + n] for i in range(0, len(experiences), n)]
         rng = random.Random(f"{self.args.train.seed}:{self.prompts_consumed}")
-        later = LaterRounds(self.team, dataset.renderer, self.tokenizer, carry=self.args.mlpo.carry, rng=rng)
-        frontier = [
-            (State(*dataset.state(label["row"], label["episode"])), group)
-            for group in groups
-            if "row" in (label := label_of(group))  # solo prompts stay in round 0: there is no team to ask
-        ]
-        for t in range(1, rounds):
-            # The last batch of a pass may be short: its later rounds are as well.
-            carried = later.choose(frontier, round(counts[t] * len(groups) / counts[0]))
-            if not carried:
-                break
-            prompts = iter(list(later.prompts(carried, t)))
-            experiences, _, _ = generate(prompts, len(carried), False, **generate_kwargs)
-            answered = [experiences[i : i + n] for i in range(0, len(experiences), n)]
-            frontier = [(later.states[label_of(group)["state"]], group) for group in answered]
-            batch = batch + answered
-        rng.shuffle(batch)
-        return [experience for group in batch for experience in group], consumed, exhausted
+        if self.prompts_consumed + consumed < len(self.prompts_dataloader.dataset) * self.args.train.num_episodes:
+            self.later_rounds.go_on(groups, rng)
+        else:
+            self.later_rounds.stop()
+        rng.shuffle(groups)
+        return list(chain.from_iterable(groups)), consumed, exhausted
 
     @cached_property
-    def team(self):
-        """The team that revises, opened when it is first asked."""
-        return open_team(self.args)
+    def later_rounds(self) -> LaterRounds:
+        """What goes on from batch to batch."""
+        return LaterRounds(self.args, self.prompts_dataloader.dataset, self.tokenizer)
+
+    def resumable(self, loader):
+        """The prompt loader whose state checkpoints are to hold."""
+        return loader if self.args.mlpo.rounds == 1 else RoundsLoader(loader, self.later_rounds)
 
     def generate_samples(self, **generate_kwargs):
         dataset = self.prompts_dataloader.dataset
@@ -151,6 +149,7 @@ class MLPOTrainer(LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
         use_team_data(strategy.args)
         use_prompt_batches(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
+        self.prompts_dataloader = self.samples_generator.resumable(self.prompts_dataloader)
 
     def get_max_steps(self):
         """Steps that the learning-rate schedule counts on: with rounds an episode has more groups than prompts."""
@@ -168,6 +167,7 @@ class MLPOGenerateSamplesActor(seams.plain_class(ppo_trainer_async.GenerateSampl
     def __init__(self, pretrain, strategy, *args, **kwargs):
         use_team_data(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
+        self.prompts_dataloader = self.samples_generator.resumable(self.prompts_dataloader)
 
     def get_max_steps(self):
         """See `MLPOTrainer.get_max_steps`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ cpu.activate() if cpu.use_cpu() else None
 
 import ray  # noqa: E402
 import torch  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
+from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
 
 from openrlhf_mlpo.engines import Completion  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
@@ -25,8 +24,9 @@ from openrlhf_mlpo.prompts.templates import load_template  # noqa: E402
 from openrlhf_mlpo.rounds import Player  # noqa: E402
 from openrlhf_mlpo.train.dataset import TeamPromptDataset  # noqa: E402
 from openrlhf_mlpo.train.metrics import leader_metrics  # noqa: E402
-from openrlhf_mlpo.train.rounds import LaterRounds, TrainingTeam, round_counts  # noqa: E402
+from openrlhf_mlpo.train.rounds import LaterRounds, round_counts  # noqa: E402
 from openrlhf_mlpo.train.trainer import MLPOGenerateSamplesActor, MLPOSamplesGenerator, MLPOTrainer  # noqa: E402
+from openrlhf_mlpo.train.training_team import TrainingTeam  # noqa: E402
 from tests.small import AGENTS, make_pool  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
@@ -56,6 +56,17 @@ class StubEngine:
                  "scores": score, "extra_logs": {"accuracy": score}, "rollout_log_probs": None, "prompt": prompt,
                  "label": label}
             )  # fmt: skip
+        return responses
+
+
+class SureEngine(StubEngine):
+    """Always right where the answer is "True"."""
+
+    def generate_responses(self, *, label, **more):
+        responses = super().generate_responses(label=label, **more)
+        if json.loads(label)["answer"] == "True":
+            for response in responses:
+                response.update(reward=1.0, scores=1.0, extra_logs={"accuracy": 1.0})
         return responses
 
 
@@ -96,8 +107,8 @@ def stub_team(fail: str = "", max_failures: float = 0.1, asked: list | None = No
     return TrainingTeam({name: player(name) for name in AGENTS}, template, seed=0, max_failures=max_failures)
 
 
-def generator(engine, tokenizer, pool, rounds, team=None, consumed=0, **settings) -> MLPOSamplesGenerator:
-    """The generator as a trainer builds it, on a loader in the order of the pool."""
+def generator(engine, tokenizer, pool, rounds, team=None, state=None, **settings) -> MLPOSamplesGenerator:
+    """The generator as a trainer builds it, on a loader in the order of the pool; `state`: resumed from `state_of`."""
     mlpo = {
         "pool": str(pool), "template": "compact", "team_size": "0", "balance_draws": False, "drop_long": False,
         "chat_template_kwargs": "", "solo_fraction": 0.0, "show": "full",
@@ -109,7 +120,7 @@ def generator(engine, tokenizer, pool, rounds, team=None, consumed=0, **settings
         rollout=SimpleNamespace(
             max_new_tokens=64, batch_size=BATCH, n_samples_per_prompt=GROUP, vllm_generate_batch_size=None
         ),
-        train=SimpleNamespace(seed=3),
+        train=SimpleNamespace(seed=3, num_episodes=settings.get("episodes", 1)),
         eval=SimpleNamespace(dataset=str(pool)),
         vllm=SimpleNamespace(enable_sleep=False),
         algo=SimpleNamespace(
@@ -120,12 +131,18 @@ def generator(engine, tokenizer, pool, rounds, team=None, consumed=0, **settings
     )
     strategy = SimpleNamespace(args=args, is_rank_0=lambda: False)
     dataset = TeamPromptDataset(open_pool(pool), tokenizer, strategy)
-    rows = list(range(consumed % len(dataset), len(dataset)))
-    loader = DataLoader(dataset, 1, sampler=rows, collate_fn=dataset.collate_fn)
+    loader = StatefulDataLoader(dataset, 1, collate_fn=dataset.collate_fn)
     made = MLPOSamplesGenerator(strategy, loader, None, tokenizer, [engine])
-    made.prompts_consumed = consumed
-    made.team = team or stub_team()
+    made.later_rounds.team = team or stub_team()
+    if state:
+        made.prompts_consumed = state["consumed"]
+        made.resumable(loader).load_state_dict(state["loader"])
     return made
+
+
+def state_of(made: MLPOSamplesGenerator) -> dict:
+    """What OpenRLHF's checkpoints hold of a generator."""
+    return {"consumed": made.prompts_consumed, "loader": made.resumable(made.prompts_dataloader).state_dict()}
 
 
 def groups_of(experiences):
@@ -210,15 +227,53 @@ def test_what_an_actor_refuses_is_one_line_in_the_driver(engine, actor, capsys):
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_groups_sizes_and_consumed_prompts(engine, tokenizer, pool, rounds):
+    """Batches of equal size: rounds that have nothing to go on from yet, or no more, leave their place to round 0."""
     counts = round_counts(BATCH, rounds, 0.5)
     made = batches(generator(engine, tokenizer, pool, rounds))
-    assert sum(consumed for _, consumed in made) == QUESTIONS, "every question once in round 0"
-    for groups, consumed in made:
-        assert len(groups) == BATCH * consumed // counts[0]
+    left = QUESTIONS
+    for number, (groups, consumed) in enumerate(made):
+        later = {t: counts[t] for t in range(1, rounds) if number >= t}
+        assert consumed == min(BATCH - sum(later.values()), left), "every question once in round 0"
+        left -= consumed
         for group in groups:
             assert len(group) == GROUP and len({e.prompts[0] for e in group} | {e.labels[0] for e in group}) == 2
         by_round = Counter(json.loads(group[0].labels[0]).get("round", 0) for group in groups)
-        assert [by_round[t] for t in range(rounds)] == [count * consumed // counts[0] for count in counts]
+        assert by_round == {0: consumed, **later}
+    assert left == 0
+
+
+def test_the_leader_answers_all_rounds_of_a_batch_at_once(engine, tokenizer, pool, monkeypatch):
+    """Every batch is one call of OpenRLHF's generator, and the team has begun before the next one is asked for."""
+    calls, asked = [], []
+    made = generator(engine, tokenizer, pool, 3, stub_team(asked=asked))
+    dispatch = made._dispatch_prompts_to_vllm
+    monkeypatch.setattr(
+        made,
+        "_dispatch_prompts_to_vllm",
+        lambda prompts, *rest, **more: calls.append(len(prompts)) or dispatch(prompts, *rest, **more),
+    )
+    made.generate_samples(max_len=448, max_new_tokens=64)
+    wait = time.time() + 20
+    while len(asked) < 2 * len(AGENTS) and time.time() < wait:
+        time.sleep(0.01)
+    assert len(asked) == 2 * len(AGENTS)
+    made.generate_samples(max_len=448, max_new_tokens=64)
+    assert calls == [BATCH, BATCH]
+
+
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_nobody_is_asked_for_a_batch_that_does_not_come(engine, tokenizer, pool, episodes):
+    """What goes on at the end of an episode waits for the next one, and of the last there is nothing."""
+    asked: list = []
+    made = generator(engine, tokenizer, pool, 2, stub_team(asked=asked), episodes=episodes)
+    later = [
+        json.loads(g[0].labels[0]).get("round", 0)
+        for _ in range(episodes)
+        for groups, _ in batches(made)
+        for g in groups
+    ]
+    assert len(later) == QUESTIONS * episodes + sum(later) and len(asked) == len(AGENTS) * sum(later)
+    assert made.later_rounds.carried == []
 
 
 def test_one_round_is_as_before(engine, tokenizer, pool):
@@ -236,8 +291,8 @@ def test_one_round_is_as_before(engine, tokenizer, pool):
 def test_a_later_prompt_is_that_of_inference(engine, tokenizer, pool):
     """What the leader is shown: one of its own outputs to the group's prompt, and each agent's own revision."""
     asked: list = []
-    (groups, _), *_ = batches(generator(engine, tokenizer, pool, 2, stub_team(asked=asked)))
-    first = {json.loads(g[0].labels[0])["id"]: g for g in groups if not json.loads(g[0].labels[0])["round"]}
+    (first_groups, _), (groups, _), *_ = batches(generator(engine, tokenizer, pool, 2, stub_team(asked=asked)))
+    first = {json.loads(g[0].labels[0])["id"]: g for g in first_groups}
     later = [g for g in groups if json.loads(g[0].labels[0])["round"]]
     assert later
     for group in later:
@@ -261,7 +316,7 @@ def test_thinking_that_the_prompt_opened_goes_on_with_the_output(tokenizer):
     before, output = tokenizer("is <think>")["input_ids"], tokenizer("yes </think> no")["input_ids"]
     tokens = torch.tensor([[*before, *output, tokenizer.eos_token_id]])
     mask = (torch.arange(tokens.shape[1] - 1) >= len(before) - 1)[None]
-    later = LaterRounds(stub_team(), None, tokenizer, carry="sampled", rng=random.Random(0))
+    later = LaterRounds(None, None, tokenizer)
     for prompt, text in (("is <think> ", "<think> yes </think> no"), ("is", "yes </think> no")):
         assert later._text(SimpleNamespace(prompts=[prompt], sequences=tokens, action_mask=mask)) == text
 
@@ -290,19 +345,42 @@ def test_solo_prompts_stay_in_round_0(engine, tokenizer, pool):
     assert sum(len(groups) for groups, _ in alone) == QUESTIONS
 
 
-def test_filtered_groups_do_not_go_on_and_later_ones_are_not_replaced(engine, tokenizer, pool):
-    made = batches(generator(engine, tokenizer, pool, 2, filtering=True))
+def test_filtered_groups_of_all_rounds_are_replaced_and_do_not_go_on(engine, tokenizer, pool):
+    """A leader that is always right where "True" is: prompts of round 0 take the place of such groups."""
+    sure = ray.remote(SureEngine).remote()
+    made = batches(generator(sure, tokenizer, pool, 2, filtering=True))
     assert sum(consumed for _, consumed in made) == QUESTIONS
-    assert all(len(group) == GROUP for groups, _ in made for group in groups)
+    assert [len(groups) for groups, _ in made[:2]] == [BATCH, BATCH]
+    labels = [json.loads(group[0].labels[0]) for groups, _ in made for group in groups]
+    assert {label["answer"] for label in labels} == {"False"} and any(label["round"] for label in labels)
 
 
-def test_resumed_it_sees_the_same_prompts_and_states(engine, tokenizer, pool):
-    whole = batches(generator(engine, tokenizer, pool, 3))
-    consumed = whole[0][1]
-    resumed = batches(generator(engine, tokenizer, pool, 3, consumed=consumed))
-    assert [seen(groups) for groups, _ in whole[1:]] == [seen(groups) for groups, _ in resumed]
-    again = batches(generator(engine, tokenizer, pool, 3, consumed=QUESTIONS))
-    assert seen(again[0][0]) != seen(whole[0][0]), "another episode draws again"
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_resumed_it_sees_the_same_prompts_and_states(engine, tokenizer, pool, rounds):
+    """From every checkpoint of two episodes, the one between them included."""
+
+    def go_on(made):
+        """(prompts, state) of each batch left."""
+        result = []
+        while made.prompts_consumed < 2 * QUESTIONS:
+            experiences, *_ = made.generate_samples(max_len=448, max_new_tokens=64)
+            if experiences:
+                result.append((seen(groups_of(experiences)), state_of(made)))
+        return result
+
+    whole = go_on(generator(engine, tokenizer, pool, rounds, episodes=2))
+    prompts = [batch for batch, _ in whole]
+    assert len({prompt for batch in prompts for prompt in batch}) > 1.5 * QUESTIONS, "another episode draws again"
+    for number, (_, state) in enumerate(whole[:-1], 1):
+        resumed = go_on(generator(engine, tokenizer, pool, rounds, state=state, episodes=2))
+        assert [batch for batch, _ in resumed] == prompts[number:]
+
+
+def test_a_checkpoint_made_without_rounds_is_taken_up(engine, tokenizer, pool):
+    first = generator(engine, tokenizer, pool, 1)
+    first.generate_samples(max_len=448, max_new_tokens=64)
+    made = batches(generator(engine, tokenizer, pool, 2, state=state_of(first)))
+    assert [consumed for _, consumed in made] == [6, 3, 3, 3, 3]
 
 
 def test_evaluation_is_one_round(engine, tokenizer, pool):
