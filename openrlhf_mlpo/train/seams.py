@@ -85,9 +85,9 @@ SIGNATURES = {
 ATTRIBUTES = {
     ("openrlhf.trainer.ppo_utils.experience", "Experience"): "sequences action_mask labels scores info",
     (_GENERATOR, "SamplesGenerator"): "args tokenizer prompts_dataloader _dataloader_iter",
-    (_TRAINER, "PPOTrainer"): "samples_generator",
+    (_TRAINER, "PPOTrainer"): "samples_generator prompts_dataloader",
     (_TRAINER, "BasePPOTrainer"): "args",
-    (_ASYNC, "GenerateSamplesActor"): "samples_generator args",
+    (_ASYNC, "GenerateSamplesActor"): "samples_generator prompts_dataloader args",
     (_ACTOR, "ActorPPOTrainer"): "args strategy actor replay_buffer",
 }
 # Flags of train_ppo_ray that our checks and classes read; releases do rename some.

@@ -9,7 +9,7 @@
           from a pool. The model is untrained: nearly every response has the full length, and all steps are alike.
 `rounds`  whole runs with `--mlpo.rounds 2` and with 1, in turn, as many leader outputs a step; the team answers at once
           (Python functions), so that what is left is what rounds themselves cost. Steps are those of
-          recipes/claims_cpu.sh: 32 groups of 8 outputs, of up to 80 tokens.
+          recipes/claims_cpu.sh: 32 groups of 8 outputs, of up to 80 tokens; a response of an agent is as long.
 `samples` whole runs with `--mlpo.log_samples` at its default and with 0, in turn.
 
 Times are medians; of a run or worker the first two steps do not count. Prints one JSON object a line.
@@ -39,6 +39,7 @@ from tests.stack import MLPO, REWARD, STOCK, finish, start  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
 PROMPTS_A_STEP = 32
+OUTPUT = 80  # tokens of an output at most, and of a response, in runs with and without a feature
 PARTS = ("timing/generation", "timing/make_experience", "timing/ppo_train", "timing/broadcast")
 # A toy leader, and one of 10 million parameters.
 TOY = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192)
@@ -200,21 +201,26 @@ def measure_variants(part: str, runs: int, steps_a_run: int) -> dict:
     steps: dict[bool, list[dict]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_tiny_model(folder / "model", max_len=256)
+        make_tiny_model(folder / "model", max_len=OUTPUT * 6)
         (folder / "reward.py").write_text(REWARD)
-        agent = "def answer(messages, *, seed, sampling):\n    return 'i say <answer> True </answer>'\n"
-        (folder / "team.py").write_text(agent)
+        said = "and " * (OUTPUT - 6)
+        answer = f"def answer(messages, *, seed, sampling):\n    return 'i say {said}<answer> True </answer>'\n"
+        (folder / "team.py").write_text(answer)
         agents = [{"name": n, "engine": "callable", "model": f"{folder}/team.py:answer"} for n in ("ann", "bob", "cyd")]
         (folder / "team.yaml").write_text(json.dumps({"agents": agents}))
-        for size in (1, 2):  # with two rounds a step takes half as many new questions
-            write_pool(folder / f"pool{size}", make_rows(PROMPTS_A_STEP // size * steps_a_run, samples=2))
+        for size in (1, 2):  # with two rounds a step takes half as many new questions, but for the first
+            questions = PROMPTS_A_STEP // size * (steps_a_run + size - 1)
+            rows = make_rows(questions, samples=2)
+            for response in (response for row in rows for response in row["responses"]):
+                response["text"] = response["text"].replace("<answer>", f"{said}<answer>")
+            write_pool(folder / f"pool{size}", rows)
         features = {"rounds": ("--mlpo.rounds", "2", "--mlpo.team", str(folder / "team.yaml")), "samples": ()}
         plain = {"rounds": (), "samples": ("--mlpo.log_samples", "0")}
         for run in range(runs):
             for on in (False, True) if run % 2 else (True, False):
                 pool = folder / ("pool2" if on and part == "rounds" else "pool1")
                 flags = ["--mlpo.pool", str(pool), "--mlpo.template", "compact", "--mlpo.drop_correct", "2"]
-                flags += step_flags(samples=8, tokens=80)
+                flags += [*step_flags(samples=8, tokens=OUTPUT), "--data.max_len", str(OUTPUT * 6)]
                 flags += features[part] if on else plain[part]
                 name = f"{part}{on}{run}"
                 steps[on] += finish(start(MLPO, folder, name, *flags), folder, name)[2:]
