@@ -1,6 +1,6 @@
 """One small interface to whatever answers prompts: `make_engine(agent)`, then `stream` or `generate`, then `close`.
 
-Engines: `vllm` (in this process), `openai` (an endpoint), `ray` (Ray Data actors around another engine) and
+Engines: `vllm` (in this process), `openai` (an endpoint), `ray` (Ray actors around another engine) and
 `callable` (a Python function). Each is imported only when asked for.
 """
 

@@ -1,11 +1,11 @@
-"""Many GPUs or nodes: Ray Data spreads batches over a pool of actors, each of which holds another engine."""
+"""Many GPUs or nodes: a pool of Ray actors, each of which holds another engine and takes batches in turn."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from itertools import islice
+from typing import Any
 
 from openrlhf_mlpo.engines.base import (
     ENGINES,
@@ -19,16 +19,21 @@ from openrlhf_mlpo.engines.base import (
     make_engine,
     seed_of,
 )
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, one_line
+
+PLACED_IN = 60  # seconds in which the actors' resources must be found
 
 
 class RayEngine(Engine):
     """`engine_args`: `actors` (default 1), `batch_size` (prompts an actor takes at a time, default 256),
     `gpus_per_actor` (default: `tensor_parallel_size`, 0 on a CPU), `cpus_per_actor` (default 1), `engine` (what each
-    actor holds, default vllm); the rest goes to that engine. Joins the cluster of RAY_ADDRESS, else starts Ray here."""
+    actor holds, default vllm); the rest goes to that engine. Joins the cluster of RAY_ADDRESS, else starts Ray here.
+    The actors stay until the engine is closed."""
 
     def __init__(self, model: str, engine_args: dict):
         import ray
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         from openrlhf_mlpo.cpu import use_cpu
 
@@ -39,16 +44,28 @@ class RayEngine(Engine):
         needs_gpu = inner == "vllm" and not use_cpu()
         self.gpus = settings.pop("gpus_per_actor", settings.get("tensor_parallel_size", 1) if needs_gpu else 0)
         self.cpus = settings.pop("cpus_per_actor", 1)
-        self._make = {"model": model, "engine": inner, "engine_args": settings}
+        self._place: Any = None
         self._own_ray = not ray.is_initialized()
         if self._own_ray:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-        there = ray.cluster_resources()
-        for kind, each in (("GPU", self.gpus), ("CPU", self.cpus)):
-            if each * self.actors > there.get(kind, 0):
+        each = {"CPU": self.cpus, "GPU": self.gpus}
+        self._check_room(each, ray.cluster_resources(), "has")
+        bundle = {kind: amount for kind, amount in each.items() if amount} or {"CPU": 0.01}  # Ray wants some of something
+        self._place = placement_group([bundle] * self.actors)
+        if not self._place.wait(PLACED_IN):
+            self._check_room(each, ray.available_resources(), "has free")
+            self.close()
+            raise UserError(f"engine_args: {self.actors} actors found no place on the Ray cluster; lower actors")
+        strategy = PlacementGroupSchedulingStrategy(self._place)
+        actor = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, scheduling_strategy=strategy)(_Actor)
+        self._actors = [actor.remote(model, inner, settings) for _ in range(self.actors)]
+
+    def _check_room(self, each: dict[str, float], there: Mapping, has: str) -> None:
+        for kind, amount in each.items():
+            if amount * self.actors > there.get(kind, 0):
                 self.close()
                 raise UserError(
-                    f"engine_args: {self.actors} actors need {each * self.actors} {kind}s, the Ray cluster has "
+                    f"engine_args: {self.actors} actors need {amount * self.actors} {kind}s, the Ray cluster {has} "
                     f"{there.get(kind, 0):g}; lower actors or {kind.lower()}s_per_actor"
                 )
 
@@ -56,34 +73,40 @@ class RayEngine(Engine):
         self, conversations: Sequence[Conversation], *, n: int = 1, seed: Seeds = 0, sampling: Sampling | None = None
     ) -> Iterator[tuple[int, list[Completion]]]:
         """See `Engine.stream`. Results come batch by batch."""
-        import ray
+        from ray.exceptions import RayActorError
+        from ray.util import ActorPool
 
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        rows = []
-        for index in range(len(conversations)):
-            conversation = conversations[index]
-            first = seed_of(seed, index, conversation)
-            rows.append({"index": index, "seed": -1 if first is None else first, "prompt": json.dumps(conversation)})
-        if not rows:
-            return
-        blocks = -(-len(rows) // self.batch_size)
-        results = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-            _Actor,
-            fn_constructor_kwargs={**self._make, "n": n, "sampling": sampling or Sampling()},
-            batch_size=self.batch_size,
-            compute=ray.data.ActorPoolStrategy(size=min(self.actors, blocks)),
-            num_cpus=self.cpus,
-            num_gpus=self.gpus,
-        )
-        for row in results.iter_rows():
-            if row["error"]:
-                raise UserError(row["error"])
-            yield int(row["index"]), [Completion(**fields) for fields in json.loads(row["completions"])]
+        starts = iter(range(0, len(conversations), self.batch_size))
+        pool = ActorPool(self._actors)
+        running = 0
+        while True:
+            # No more than the actors can take, so that a pool of millions does not wait in memory.
+            for start in islice(starts, len(self._actors) - running):
+                places = range(start, min(start + self.batch_size, len(conversations)))
+                batch = [conversations[place] for place in places]
+                seeds = [seed_of(seed, place, conversation) for place, conversation in zip(places, batch)]
+                request = places, batch, n, None if None in seeds else seeds, sampling or Sampling()
+                pool.submit(lambda actor, request: actor.answer.remote(*request), request)
+                running += 1
+            if not running:
+                return
+            try:
+                places, answers = pool.get_next_unordered()
+            except RayActorError as error:
+                raise UserError(f"an actor of the ray engine died: {one_line(error)}") from error
+            running -= 1
+            if isinstance(answers, str):
+                raise UserError(answers)
+            yield from zip(places, answers, strict=True)
 
     def close(self) -> None:
-        """Leave the cluster, or end the Ray that this engine started."""
+        """End the actors, and the Ray that this engine started."""
         import ray
+        from ray.util.placement_group import remove_placement_group
 
+        if self._place is not None:
+            remove_placement_group(self._place)  # and with it the actors in it
+            self._place = None
         if self._own_ray:
             ray.shutdown()
             self._own_ray = False
@@ -105,23 +128,22 @@ def check(model: str, engine_args: Mapping) -> None:
 
 
 class _Actor:
-    """Runs in a Ray worker. The user's mistakes travel back as rows: an exception would be retried, then garbled."""
+    """Runs in a Ray worker. The user's mistakes travel back as text: Ray would wrap an exception in its traceback."""
 
-    def __init__(self, model: str, engine: str, engine_args: dict, n: int, sampling: Sampling):
-        self.n, self.sampling, self.error = n, sampling, ""
+    def __init__(self, model: str, engine: str, engine_args: dict):
+        self.engine, self.error = None, ""
         try:
             self.engine = make_engine(model, engine=engine, engine_args=engine_args)
         except UserError as error:
             self.error = str(error)
 
-    def __call__(self, batch: dict) -> dict:
-        answers = ["[]"] * len(batch["index"])
-        if not self.error:
-            prompts = [json.loads(prompt) for prompt in batch["prompt"]]
-            seeds = None if (batch["seed"] < 0).any() else [int(seed) for seed in batch["seed"]]
-            try:
-                done = self.engine.generate(prompts, n=self.n, seed=seeds, sampling=self.sampling)
-                answers = [json.dumps([asdict(completion) for completion in completions]) for completions in done]
-            except UserError as error:
-                self.error = str(error)
-        return {"index": batch["index"], "completions": answers, "error": [self.error] * len(answers)}
+    def answer(
+        self, places: range, batch: list[Conversation], n: int, seed: Seeds, sampling: Sampling
+    ) -> tuple[range, list[list[Completion]] | str]:
+        """The places of the batch, and its completions or what was wrong."""
+        if self.engine is None:
+            return places, self.error
+        try:
+            return places, self.engine.generate(batch, n=n, seed=seed, sampling=sampling)
+        except UserError as error:
+            return places, str(error)

@@ -3,8 +3,8 @@
 At inference the leader meets prompts that hold its last output and revised responses. `LaterRounds` makes such prompts
 while training: one output of a group goes on, the team revises, and in the next batch the leader answers the new prompt
 in a group of its own, so that `R - mean(R)` still compares outputs to one prompt. States of the leader as it trains
-matter: corrections learned on stored states of an earlier model do not carry over (SCoRe, arXiv 2409.12917). A state
-that is one update old is all that lets the leader answer all rounds of a batch at once, and the team work meanwhile.
+matter: corrections learned on stored states of an earlier model do not carry over (SCoRe, arXiv 2409.12917). That a
+state is one batch old lets the leader answer all rounds of a batch at once, and the team work meanwhile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 import torch
@@ -44,8 +44,7 @@ def round_counts(groups: int, rounds: int, later_share: float) -> list[int]:
 def steps_of_all_rounds(steps: int, args: Any) -> int:
     """The optimizer steps of a run in which `steps` would be those of round 0 alone. `args`: nested.
 
-    The first batches, in which later rounds have nothing to go on from, take more prompts: a run has up to `rounds` - 1
-    batches fewer.
+    The first batches, in which later rounds have nothing to go on from yet, take more prompts: a run has a few less.
     """
     groups = args.rollout.vllm_generate_batch_size or args.rollout.batch_size
     return steps * groups // round_counts(groups, args.mlpo.rounds, args.mlpo.later_share)[0]
@@ -69,38 +68,39 @@ class LaterRounds:
         """The team that revises, opened when it is first asked for."""
         return open_team(self.args)
 
-    def go_on(self, groups: Sequence[list[Experience]], rng: random.Random) -> None:
-        """Choose what goes on from the groups of a batch, and have the team revise."""
-        mlpo, rollout = self.args.mlpo, self.args.rollout
-        counts = round_counts(rollout.vllm_generate_batch_size or rollout.batch_size, mlpo.rounds, mlpo.later_share)
-        frontiers: dict[int, list[tuple[State, list[Experience]]]] = {}
+    def go_on(self, groups: Sequence[list[Experience]], size: int, rng: random.Random) -> None:
+        """Choose what goes on from the groups of a batch into one of `size` groups, and have the team revise."""
+        counts = round_counts(size, self.args.mlpo.rounds, self.args.mlpo.later_share)
+        by_round: dict[int, list[list[Experience]]] = {}
         for group in groups:
-            if "round" in (label := label_of(group)):  # solo prompts stay in round 0: there is no team to ask
-                frontiers.setdefault(label["round"] + 1, []).append((self._state(label), group))
-        self.carried = [
-            item
-            for round, wanted in enumerate(counts[1:], 1)
-            for item in self._choose(frontiers.get(round, []), round, wanted, rng)
-        ]
+            by_round.setdefault(label_of(group).get("round", 0), []).append(group)
+        self.carried = []
+        for t in range(1, len(counts)):
+            before = by_round.get(t - 1, [])
+            # Of few groups, as at the end of an episode, few go on: one question must not fill a round.
+            wanted = min(counts[t], round(counts[t] * len(before) / counts[t - 1]))
+            self.carried += self._choose(before, t, wanted, rng)
         self._revisions = self.team.start(self.carried)
 
-    def stop(self) -> None:
-        """Let nothing go on: no batch follows."""
-        self.carried, self._revisions = [], None
+    def _choose(
+        self, groups: Sequence[list[Experience]], next_round: int, wanted: int, rng: random.Random
+    ) -> Iterator[Carried]:
+        """Choose `wanted` outputs that go on, of as many groups as possible; fewer when there are not so many."""
+        # Solo prompts stay in round 0: there is no team to ask. The order in which groups came back from the engines
+        # must not matter.
+        frontier = [group for group in groups if "round" in label_of(group)]
+        frontier.sort(key=lambda group: (group[0].prompts[0], group[0].labels[0]))
+        rng.shuffle(frontier)
+        in_turn = chain.from_iterable(zip_longest(*(self._in_order(group, rng) for group in frontier)))
+        for output in islice((output for output in in_turn if output is not None), wanted):
+            state = self._state(label_of([output]))
+            yield Carried(state, self._text(output), are_right(output)[0], next_round)
 
     def _state(self, label: dict) -> State:
+        """What the prompt with this label showed."""
         if "row" in label:
             return State(*self.dataset.state(label["row"], label["episode"]))
         return self._states[label["state"]]
-
-    def _choose(self, frontier, round: int, wanted: int, rng: random.Random) -> list[Carried]:
-        """Choose `wanted` outputs that go on, of as many groups as possible; fewer when there are not so many."""
-        # The order in which groups came back from the engines must not matter.
-        frontier = sorted(frontier, key=lambda pair: pair[1][0].prompts[0])
-        rng.shuffle(frontier)
-        outputs = [[(state, output) for output in self._in_order(group, rng)] for state, group in frontier]
-        in_turn = (pair for pairs in zip_longest(*outputs) for pair in pairs if pair)
-        return [Carried(state, self._text(e), *are_right(e), round) for state, e in islice(in_turn, wanted)]
 
     def _in_order(self, group: Sequence[Experience], rng: random.Random) -> list[Experience]:
         """A group's outputs in the order in which they would go on."""
@@ -127,21 +127,21 @@ class LaterRounds:
         revised = (self._revisions or self.team.start(self.carried))()
         with ThreadPoolExecutor(VERIFY_THREADS) as threads:
             draws = list(threads.map(revised_draw, self.carried, revised))
-        self._states = [State(item.state.question, draw) for item, draw in zip(self.carried, draws, strict=True)]
-        return list(map(self._prompt, range(len(draws)), self.carried, revised))
-
-    def _prompt(self, number: int, item: Carried, texts: Sequence[str | None]) -> tuple:
-        question, draw = self._states[number].question, self._states[number].draw
-        about = {
-            "round": item.round,
-            "state": number,
-            "last_correct": item.correct,
-            "agents_right": [*map(int, draw.correct)],
-            "agents_right_before": [*map(int, item.state.draw.correct)],
-            "agents_failed": texts.count(None),
-        }
-        prompt = self.dataset.renderer.render(question.text, draw.texts, item.output)
-        return None, [prompt], [make_label(question, draw, about)], [None]
+        self._states, prompts = [], []
+        for item, texts, draw in zip(self.carried, revised, draws, strict=True):
+            question = item.state.question
+            about = {
+                "round": item.round,
+                "state": len(self._states),
+                "last_correct": item.correct,
+                "agents_right": [*map(int, draw.correct)],
+                "agents_right_before": [*map(int, item.state.draw.correct)],
+                "agents_failed": texts.count(None),
+            }
+            self._states.append(State(question, draw))
+            prompt = self.dataset.renderer.render(question.text, draw.texts, item.output)
+            prompts.append((None, [prompt], [make_label(question, draw, about)], [None]))
+        return prompts
 
 
 class RoundsLoader:
@@ -150,14 +150,8 @@ class RoundsLoader:
     def __init__(self, loader, later: LaterRounds):
         self._loader, self._later = loader, later
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
     def __len__(self) -> int:
         return len(self._loader)
-
-    def __iter__(self) -> Iterator:
-        return iter(self._loader)
 
     def state_dict(self) -> dict[str, Any]:
         """OpenRLHF prints a state when it resumes from it; of a tensor only the ends are printed."""
@@ -166,9 +160,9 @@ class RoundsLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a state up; one of a run without rounds has nothing that goes on."""
-        rows = json.loads(bytes(state[CARRIED].tolist())) if CARRIED in state else []
+        rows = json.loads(state[CARRIED].numpy().tobytes()) if CARRIED in state else []
         self._later.carried = list(map(Carried.from_row, rows))
-        self._loader.load_state_dict({key: value for key, value in state.items() if key != CARRIED})
+        self._loader.load_state_dict(state)
 
 
 def revised_draw(carried: Carried, texts: Sequence[str | None]) -> Draw:

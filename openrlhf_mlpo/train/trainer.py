@@ -84,8 +84,8 @@ def constant_loss_norm(loss_batch_info: dict, length: int) -> dict:
 class MLPOSamplesGenerator(SamplesGenerator):
     """Rollouts whose prompts are drawn again in each episode, and the same again after a resume.
 
-    The episode is counted from the prompts consumed, which checkpoints hold, and not from OpenRLHF's loop: resumed
-    right at the end of a pass, that loop may run one more under the old number.
+    The episode is counted from the prompts consumed, which checkpoints hold, and not from OpenRLHF's loop, which may
+    come to the end of a pass only when it finds nothing left.
     """
 
     prompts_consumed = 0
@@ -110,17 +110,15 @@ class MLPOSamplesGenerator(SamplesGenerator):
         first = next(dataloader_iter, None)
         if first is None:  # what goes on waits for the next episode
             return [], 0, True
-        later = self.later_rounds.prompts()
+        later = self.later_rounds.prompts()[: num_prompts - 1]  # fewer when resumed with smaller batches
         prompts = chain(later, [first], dataloader_iter)
         experiences, consumed, exhausted = generate(prompts, num_prompts, dynamic_filtering, **generate_kwargs)
         consumed -= len(later)
         n = self.args.rollout.n_samples_per_prompt
         groups = [experiences[i : i + n] for i in range(0, len(experiences), n)]
         rng = random.Random(f"{self.args.train.seed}:{self.prompts_consumed}")
-        if self.prompts_consumed + consumed < len(self.prompts_dataloader.dataset) * self.args.train.num_episodes:
-            self.later_rounds.go_on(groups, rng)
-        else:
-            self.later_rounds.stop()
+        last = self.prompts_consumed + consumed >= len(self.prompts_dataloader.dataset) * self.args.train.num_episodes
+        self.later_rounds.go_on([] if last else groups, num_prompts, rng)
         rng.shuffle(groups)
         return list(chain.from_iterable(groups)), consumed, exhausted
 
@@ -142,7 +140,17 @@ class MLPOSamplesGenerator(SamplesGenerator):
         return result
 
 
-class MLPOTrainer(LeaderMetrics, seams.plain_class(ppo_trainer.PPOTrainer)):
+class ResumesEpisode(ppo_trainer.BasePPOTrainer):
+    """Goes on with the next episode when a checkpoint was made at the end of one."""
+
+    def init_checkpoint_states(self):
+        states = super().init_checkpoint_states()
+        # The number saved is that of the pass that ended; OpenRLHF would run all of it again.
+        states["episode"] += bool(states["data_loader_state_dict"].get("_iterator_finished"))
+        return states
+
+
+class MLPOTrainer(LeaderMetrics, ResumesEpisode, seams.plain_class(ppo_trainer.PPOTrainer)):
     """OpenRLHF's synchronous trainer on a pool."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
@@ -178,7 +186,7 @@ class MLPOGenerateSamplesActor(seams.plain_class(ppo_trainer_async.GenerateSampl
         return super().fit(episode, total_consumed_prompts)
 
 
-class MLPOTrainingActor(LeaderMetrics, seams.plain_class(ppo_trainer_async.TrainingActor)):
+class MLPOTrainingActor(LeaderMetrics, ResumesEpisode, seams.plain_class(ppo_trainer_async.TrainingActor)):
     """OpenRLHF's asynchronous training side, with leader-team metrics."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):

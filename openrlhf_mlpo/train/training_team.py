@@ -43,13 +43,14 @@ class Carried:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Carried:
-        draw = {name: tuple(values) for name, values in row["state"]["draw"].items()}
-        return cls(**{**row, "state": State(Question.from_row(row["state"]["question"]), Draw(**draw))})
+        draw = Draw(**{name: tuple(values) for name, values in row["state"]["draw"].items()})
+        state = State(Question.from_row(row["state"]["question"]), draw)
+        return cls(state, row["output"], row["correct"], row["round"])
 
 
 @dataclass
 class TrainingTeam:
-    """The agents of a team file, asked to revise their responses while a leader trains.
+    """The agents of a team file, asked to revise their responses while a leader trains, with one seed in all rounds.
 
     `players`: by agent's name; those of `one_by_one` share this process's device and take turns, the others are asked
     at once. An agent that fails gives "(no answer)"; when more than `max_failures` of the responses asked of a batch

@@ -9,7 +9,8 @@
           from a pool. The model is untrained: nearly every response has the full length, and all steps are alike.
 `rounds`  whole runs with `--mlpo.rounds 2` and with 1, in turn, as many leader outputs a step; the team answers at once
           (Python functions), so that what is left is what rounds themselves cost. Steps are those of
-          recipes/claims_cpu.sh: 32 groups of 8 outputs, of up to 80 tokens; a response of an agent is as long.
+          recipes/claims_cpu.sh: 32 groups of 8 outputs, of up to 80 tokens. With `--of DIR`, the folder of such a run,
+          they are steps of its warm-started leader on its pool, so that prompts and outputs are as long as there.
 `samples` whole runs with `--mlpo.log_samples` at its default and with 0, in turn.
 
 Times are medians; of a run or worker the first two steps do not count. Prints one JSON object a line.
@@ -24,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,12 +36,12 @@ from openrlhf_mlpo import cpu  # noqa: E402
 if cpu.use_cpu():
     cpu.activate()
 
-from tests.small import make_rows, write_pool  # noqa: E402
+from tests.conftest import ROOT  # noqa: E402
+from tests.small import AGENTS, make_rows, write_pool  # noqa: E402
 from tests.stack import MLPO, REWARD, STOCK, finish, start  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
 PROMPTS_A_STEP = 32
-OUTPUT = 80  # tokens of an output at most, and of a response, in runs with and without a feature
 PARTS = ("timing/generation", "timing/make_experience", "timing/ppo_train", "timing/broadcast")
 # A toy leader, and one of 10 million parameters.
 TOY = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192)
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=("update", "table", "whole", "rounds", "samples"))
     parser.add_argument("--runs", type=int, default=3, help="whole, rounds, samples: runs of each, in turn (default 3)")
     parser.add_argument("--steps", type=int, default=12, help="steps a run or worker (default 12)")
+    parser.add_argument("--of", type=Path, help="rounds, samples: folder of a run of claims_cpu.sh, in place of a toy")
     args = parser.parse_args()
     if "update" in args.parts:
         for name in SHAPES:
@@ -77,7 +80,7 @@ def main() -> None:
         print(json.dumps({"whole": "step", **measure_whole_steps(args.runs, args.steps)}), flush=True)
     for part in ("rounds", "samples"):
         if part in args.parts:
-            print(json.dumps({part: "step", **measure_variants(part, args.runs, args.steps)}), flush=True)
+            print(json.dumps({part: "step", **measure_variants(part, args.runs, args.steps, args.of)}), flush=True)
 
 
 def save_model(folder: Path, shape: dict) -> Path:
@@ -196,38 +199,59 @@ def measure_whole_steps(runs: int, steps_a_run: int) -> dict:
     return result
 
 
-def measure_variants(part: str, runs: int, steps_a_run: int) -> dict:
+def measure_variants(part: str, runs: int, steps_a_run: int, of: Path | None) -> dict:
     """Steps with a feature against steps without it, in turn."""
     steps: dict[bool, list[dict]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_tiny_model(folder / "model", max_len=OUTPUT * 6)
-        (folder / "reward.py").write_text(REWARD)
-        said = "and " * (OUTPUT - 6)
-        answer = f"def answer(messages, *, seed, sampling):\n    return 'i say {said}<answer> True </answer>'\n"
-        (folder / "team.py").write_text(answer)
-        agents = [{"name": n, "engine": "callable", "model": f"{folder}/team.py:answer"} for n in ("ann", "bob", "cyd")]
-        (folder / "team.yaml").write_text(json.dumps({"agents": agents}))
-        for size in (1, 2):  # with two rounds a step takes half as many new questions, but for the first
-            questions = PROMPTS_A_STEP // size * (steps_a_run + size - 1)
-            rows = make_rows(questions, samples=2)
-            for response in (response for row in rows for response in row["responses"]):
-                response["text"] = response["text"].replace("<answer>", f"{said}<answer>")
-            write_pool(folder / f"pool{size}", rows)
-        features = {"rounds": ("--mlpo.rounds", "2", "--mlpo.team", str(folder / "team.yaml")), "samples": ()}
-        plain = {"rounds": (), "samples": ("--mlpo.log_samples", "0")}
+        shared = claims_flags(folder, of) if of else toy_flags(folder, PROMPTS_A_STEP * steps_a_run)
+        flags = {False: [], True: []}
+        if part == "samples":
+            flags[False] = ["--mlpo.log_samples", "0"]
+        else:  # with two rounds a step takes half as many new questions, but for the first
+            questions = str(PROMPTS_A_STEP // 2 * (steps_a_run + 1))
+            flags[True] = ["--mlpo.rounds", "2", "--mlpo.team", f"{folder}/team.yaml", "--data.max_samples", questions]
         for run in range(runs):
             for on in (False, True) if run % 2 else (True, False):
-                pool = folder / ("pool2" if on and part == "rounds" else "pool1")
-                flags = ["--mlpo.pool", str(pool), "--mlpo.template", "compact", "--mlpo.drop_correct", "2"]
-                flags += [*step_flags(samples=8, tokens=OUTPUT), "--data.max_len", str(OUTPUT * 6)]
-                flags += features[part] if on else plain[part]
                 name = f"{part}{on}{run}"
-                steps[on] += finish(start(MLPO, folder, name, *flags), folder, name)[2:]
+                limit = ["--data.max_samples", str(PROMPTS_A_STEP * steps_a_run)]
+                measured = finish(start(MLPO, folder, name, *shared, *limit, *flags[on]), folder, name)[2:]
+                steps[on] += measured
+                print(f"{name}: {median(measured):.3f} s a step", file=sys.stderr, flush=True)
     result = {"steps": {("without", "with")[on]: len(values) for on, values in steps.items()}}
     for key in ("timing/step_total", *PARTS):
         result[f"ratio {key}"] = round(median(steps[True], key) / median(steps[False], key), 4)
     return result
+
+
+def toy_flags(folder: Path, questions: int) -> list[str]:
+    """The flags of a run with an untrained leader, a pool of short responses and a team that gives one."""
+    make_tiny_model(folder / "model", max_len=256)
+    (folder / "reward.py").write_text(REWARD)
+    answer = "def answer(messages, *, seed, sampling):\n    return 'i say <answer> True </answer>'\n"
+    (folder / "team.py").write_text(answer)
+    write_team(folder, AGENTS, folder / "team.py")
+    pool = write_pool(folder / "pool", make_rows(questions, samples=2))
+    return ["--mlpo.pool", str(pool), "--mlpo.template", "compact", "--mlpo.drop_correct", "2", *step_flags(8, 80)]
+
+
+def claims_flags(folder: Path, of: Path) -> list[str]:
+    """Those of a run with the leader and the pool of a run of claims_cpu.sh, and a team that answers its questions.
+
+    The leader does not learn: all steps are alike.
+    """
+    (folder / "model").symlink_to((of / "leaders" / "sft").resolve())
+    (folder / "reward.py").symlink_to(ROOT / "reward_fns" / "auto_reward.py")
+    write_team(folder, ("agent_1", "agent_2", "agent_3"), ROOT / "recipes" / "claims" / "revising_agents.py")
+    flags = ["--mlpo.pool", str(of / "pool"), "--mlpo.template", "compact", "--mlpo.drop_correct", "2"]
+    flags += [*step_flags(8, 80), "--data.max_len", "544", "--vllm.enable_prefix_caching"]
+    return [*flags, "--train.micro_batch_size", "128", "--rollout.micro_batch_size", "128", "--actor.adam.lr", "0"]
+
+
+def write_team(folder: Path, names: Sequence[str], functions: Path) -> None:
+    """A team file of agents that answer by the function `answer` of a file."""
+    agents = [{"name": name, "engine": "callable", "model": f"{functions}:answer"} for name in names]
+    (folder / "team.yaml").write_text(json.dumps({"agents": agents}))
 
 
 def write_prompts(folder: Path) -> None:

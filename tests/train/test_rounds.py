@@ -15,6 +15,7 @@ cpu.activate() if cpu.use_cpu() else None
 
 import ray  # noqa: E402
 import torch  # noqa: E402
+from openrlhf.trainer.ppo_trainer import BasePPOTrainer  # noqa: E402
 from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
 
 from openrlhf_mlpo.engines import Completion  # noqa: E402
@@ -25,7 +26,12 @@ from openrlhf_mlpo.rounds import Player  # noqa: E402
 from openrlhf_mlpo.train.dataset import TeamPromptDataset  # noqa: E402
 from openrlhf_mlpo.train.metrics import leader_metrics  # noqa: E402
 from openrlhf_mlpo.train.rounds import LaterRounds, round_counts  # noqa: E402
-from openrlhf_mlpo.train.trainer import MLPOGenerateSamplesActor, MLPOSamplesGenerator, MLPOTrainer  # noqa: E402
+from openrlhf_mlpo.train.trainer import (  # noqa: E402
+    MLPOGenerateSamplesActor,
+    MLPOSamplesGenerator,
+    MLPOTrainer,
+    ResumesEpisode,
+)
 from openrlhf_mlpo.train.training_team import TrainingTeam  # noqa: E402
 from tests.small import AGENTS, make_pool  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
@@ -108,7 +114,7 @@ def stub_team(fail: str = "", max_failures: float = 0.1, asked: list | None = No
 
 
 def generator(engine, tokenizer, pool, rounds, team=None, state=None, **settings) -> MLPOSamplesGenerator:
-    """The generator as a trainer builds it, on a loader in the order of the pool; `state`: resumed from `state_of`."""
+    """The generator as a trainer builds it, on a loader in the order of the pool; `state`: that of a checkpoint."""
     mlpo = {
         "pool": str(pool), "template": "compact", "team_size": "0", "balance_draws": False, "drop_long": False,
         "chat_template_kwargs": "", "solo_fraction": 0.0, "show": "full",
@@ -118,7 +124,10 @@ def generator(engine, tokenizer, pool, rounds, team=None, state=None, **settings
         mlpo=SimpleNamespace(**mlpo),
         data=SimpleNamespace(max_len=448),
         rollout=SimpleNamespace(
-            max_new_tokens=64, batch_size=BATCH, n_samples_per_prompt=GROUP, vllm_generate_batch_size=None
+            max_new_tokens=64,
+            batch_size=settings.get("batch", BATCH),
+            n_samples_per_prompt=GROUP,
+            vllm_generate_batch_size=None,
         ),
         train=SimpleNamespace(seed=3, num_episodes=settings.get("episodes", 1)),
         eval=SimpleNamespace(dataset=str(pool)),
@@ -130,19 +139,29 @@ def generator(engine, tokenizer, pool, rounds, team=None, state=None, **settings
         ),
     )
     strategy = SimpleNamespace(args=args, is_rank_0=lambda: False)
-    dataset = TeamPromptDataset(open_pool(pool), tokenizer, strategy)
+    rows = open_pool(pool).select(range(settings.get("questions", QUESTIONS)))
+    dataset = TeamPromptDataset(rows, tokenizer, strategy)
     loader = StatefulDataLoader(dataset, 1, collate_fn=dataset.collate_fn)
     made = MLPOSamplesGenerator(strategy, loader, None, tokenizer, [engine])
     made.later_rounds.team = team or stub_team()
     if state:
-        made.prompts_consumed = state["consumed"]
-        made.resumable(loader).load_state_dict(state["loader"])
+        made.prompts_consumed = state["total_consumed_prompts"]
+        made.resumable(loader).load_state_dict(state["data_loader_state_dict"])
     return made
 
 
-def state_of(made: MLPOSamplesGenerator) -> dict:
-    """What OpenRLHF's checkpoints hold of a generator."""
-    return {"consumed": made.prompts_consumed, "loader": made.resumable(made.prompts_dataloader).state_dict()}
+def fit(made: MLPOSamplesGenerator, start: int = 0) -> list[tuple[list[str], dict]]:
+    """(prompts, the state in a checkpoint) of each batch, in the loop that OpenRLHF's trainers have."""
+    result, loader = [], made.resumable(made.prompts_dataloader)
+    for episode in range(start, made.args.train.num_episodes):
+        exhausted = False
+        while not exhausted:
+            experiences, _, _, exhausted = made.generate_samples(max_len=448, max_new_tokens=64)
+            if experiences:
+                consumed = {"episode": episode, "total_consumed_prompts": made.prompts_consumed}
+                state = consumed | {"data_loader_state_dict": loader.state_dict()}
+                result.append((seen(groups_of(experiences)), state))
+    return result
 
 
 def groups_of(experiences):
@@ -355,32 +374,39 @@ def test_filtered_groups_of_all_rounds_are_replaced_and_do_not_go_on(engine, tok
     assert {label["answer"] for label in labels} == {"False"} and any(label["round"] for label in labels)
 
 
+@pytest.mark.parametrize("questions", [QUESTIONS, QUESTIONS - 2])
 @pytest.mark.parametrize("rounds", [1, 2, 3])
-def test_resumed_it_sees_the_same_prompts_and_states(engine, tokenizer, pool, rounds):
-    """From every checkpoint of two episodes, the one between them included."""
-
-    def go_on(made):
-        """(prompts, state) of each batch left."""
-        result = []
-        while made.prompts_consumed < 2 * QUESTIONS:
-            experiences, *_ = made.generate_samples(max_len=448, max_new_tokens=64)
-            if experiences:
-                result.append((seen(groups_of(experiences)), state_of(made)))
-        return result
-
-    whole = go_on(generator(engine, tokenizer, pool, rounds, episodes=2))
+def test_resumed_it_sees_the_same_prompts_and_states(engine, tokenizer, pool, monkeypatch, rounds, questions):
+    """From every checkpoint of two episodes, that at the end of one included, whose last batch may be short."""
+    more = {"episodes": 2, "questions": questions}
+    whole = fit(generator(engine, tokenizer, pool, rounds, **more))
     prompts = [batch for batch, _ in whole]
-    assert len({prompt for batch in prompts for prompt in batch}) > 1.5 * QUESTIONS, "another episode draws again"
-    for number, (_, state) in enumerate(whole[:-1], 1):
-        resumed = go_on(generator(engine, tokenizer, pool, rounds, state=state, episodes=2))
+    assert whole[-1][1]["total_consumed_prompts"] == 2 * questions
+    assert len({prompt for batch in prompts for prompt in batch}) > 1.5 * questions, "another episode draws again"
+    for number, (_, state) in enumerate(whole, 1):
+        monkeypatch.setattr(BasePPOTrainer, "init_checkpoint_states", lambda self: dict(state))  # noqa: B023
+        episode = object.__new__(ResumesEpisode).init_checkpoint_states()["episode"]
+        resumed = fit(generator(engine, tokenizer, pool, rounds, state=state, **more), episode)
         assert [batch for batch, _ in resumed] == prompts[number:]
 
 
 def test_a_checkpoint_made_without_rounds_is_taken_up(engine, tokenizer, pool):
-    first = generator(engine, tokenizer, pool, 1)
-    first.generate_samples(max_len=448, max_new_tokens=64)
-    made = batches(generator(engine, tokenizer, pool, 2, state=state_of(first)))
+    (_, state), *_ = fit(generator(engine, tokenizer, pool, 1))
+    made = batches(generator(engine, tokenizer, pool, 2, state=state))
     assert [consumed for _, consumed in made] == [6, 3, 3, 3, 3]
+
+
+def test_resumed_with_smaller_batches_no_question_is_lost(engine, tokenizer, pool):
+    (_, state), *_ = fit(generator(engine, tokenizer, pool, 2))
+    made = batches(generator(engine, tokenizer, pool, 2, state=state, batch=2))
+    assert [consumed for _, consumed in made] == [1] * 18
+
+
+def test_the_end_of_an_episode_does_not_fill_the_next_rounds_with_one_question(engine, tokenizer, pool):
+    made = generator(engine, tokenizer, pool, 2, episodes=2, questions=22)
+    (*_, (_, consumed)), ((groups, _), *_) = batches(made), batches(made)
+    labels = [json.loads(group[0].labels[0]) for group in groups]
+    assert consumed == 1 and sum(label["round"] for label in labels) == 1 and len(groups) == BATCH
 
 
 def test_evaluation_is_one_round(engine, tokenizer, pool):
