@@ -50,7 +50,7 @@ class RayEngine(Engine):
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         each = {"CPU": self.cpus, "GPU": self.gpus}
         self._check_room(each, ray.cluster_resources(), "has")
-        bundle = {kind: amount for kind, amount in each.items() if amount} or {"CPU": 0.01}  # Ray wants some of something
+        bundle = {kind: amount for kind, amount in each.items() if amount} or {"CPU": 0.01}  # Ray wants some
         self._place = placement_group([bundle] * self.actors)
         if not self._place.wait(PLACED_IN):
             self._check_room(each, ray.available_resources(), "has free")
