@@ -142,7 +142,7 @@ def agent_player(agent: Agent, generate: Generate | None, sampling: Sampling, *,
     about = {"model": agent.model, "engine": agent.engine, "sampling": sampling.as_dict()}
     template = load_template(agent.prompt) if agent.prompt else None
     player = Player(agent.name, generate, about=about, system=agent.system, template=template)
-    if agent.engine in ("vllm", "ray"):
+    if agent.runs_vllm:
         where = f"{agent.name}: model"
         player.tokenizer = open_tokenizer(agent.model, where)
         player.chat_template_kwargs = agent.engine_args.get("chat_template_kwargs") or {}

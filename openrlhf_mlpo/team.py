@@ -46,6 +46,11 @@ class Agent:
     prompt: str = ""
     system: str = ""
 
+    @property
+    def runs_vllm(self) -> bool:
+        """Whether vLLM runs its model for us, in this process or in Ray actors."""
+        return self.engine in ("vllm", "ray") and self.engine_args.get("engine", "vllm") == "vllm"
+
     def identity(self) -> dict[str, Any]:
         """What decides this agent's answers, JSON-ready: stored with a pool and compared when it is resumed."""
         settings = {name: value for name, value in self.engine_args.items() if name not in OPERATIONAL}

@@ -21,7 +21,7 @@ from openrlhf_mlpo.engines.base import (
 )
 from openrlhf_mlpo.errors import UserError, one_line
 
-PLACED_IN = 60  # seconds in which the actors' resources must be found
+PLACED_IN = 120  # seconds in which the actors must have found their resources
 
 
 class RayEngine(Engine):
@@ -32,8 +32,6 @@ class RayEngine(Engine):
 
     def __init__(self, model: str, engine_args: dict):
         import ray
-        from ray.util.placement_group import placement_group
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         from openrlhf_mlpo.cpu import use_cpu
 
@@ -44,30 +42,30 @@ class RayEngine(Engine):
         needs_gpu = inner == "vllm" and not use_cpu()
         self.gpus = settings.pop("gpus_per_actor", settings.get("tensor_parallel_size", 1) if needs_gpu else 0)
         self.cpus = settings.pop("cpus_per_actor", 1)
-        self._place: Any = None
+        self._actors: list[Any] = []
         self._own_ray = not ray.is_initialized()
         if self._own_ray:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-        each = {"CPU": self.cpus, "GPU": self.gpus}
-        self._check_room(each, ray.cluster_resources(), "has")
-        bundle = {kind: amount for kind, amount in each.items() if amount} or {"CPU": 0.01}  # Ray wants some
-        self._place = placement_group([bundle] * self.actors)
-        if not self._place.wait(PLACED_IN):
-            self._check_room(each, ray.available_resources(), "has free")
-            self.close()
-            raise UserError(f"engine_args: {self.actors} actors found no place on the Ray cluster; lower actors")
-        strategy = PlacementGroupSchedulingStrategy(self._place)
-        actor = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, scheduling_strategy=strategy)(_Actor)
-        self._actors = [actor.remote(model, inner, settings) for _ in range(self.actors)]
-
-    def _check_room(self, each: dict[str, float], there: Mapping, has: str) -> None:
-        for kind, amount in each.items():
-            if amount * self.actors > there.get(kind, 0):
+        there = ray.cluster_resources()
+        for kind, each in (("GPU", self.gpus), ("CPU", self.cpus)):
+            if each * self.actors > there.get(kind, 0):
                 self.close()
                 raise UserError(
-                    f"engine_args: {self.actors} actors need {amount * self.actors} {kind}s, the Ray cluster {has} "
+                    f"engine_args: {self.actors} actors need {each * self.actors} {kind}s, the Ray cluster has "
                     f"{there.get(kind, 0):g}; lower actors or {kind.lower()}s_per_actor"
                 )
+        # No placement group: inside of one vLLM would spread its own workers over it.
+        actor = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Actor)
+        self._actors = [actor.remote() for _ in range(self.actors)]
+        started = [actor.ready.remote() for actor in self._actors]
+        if waiting := ray.wait(started, num_returns=len(started), timeout=PLACED_IN)[1]:
+            self.close()
+            raise UserError(
+                f"engine_args: {len(waiting)} of {self.actors} actors found no free {self.gpus:g} GPUs and "
+                f"{self.cpus:g} CPUs on the Ray cluster in {PLACED_IN} s; lower actors, or free what others hold"
+            )
+        for actor in self._actors:
+            actor.open.remote(model, inner, settings)
 
     def stream(
         self, conversations: Sequence[Conversation], *, n: int = 1, seed: Seeds = 0, sampling: Sampling | None = None
@@ -102,11 +100,9 @@ class RayEngine(Engine):
     def close(self) -> None:
         """End the actors, and the Ray that this engine started."""
         import ray
-        from ray.util.placement_group import remove_placement_group
 
-        if self._place is not None:
-            remove_placement_group(self._place)  # and with it the actors in it
-            self._place = None
+        while self._actors:
+            ray.kill(self._actors.pop())
         if self._own_ray:
             ray.shutdown()
             self._own_ray = False
@@ -130,8 +126,14 @@ def check(model: str, engine_args: Mapping) -> None:
 class _Actor:
     """Runs in a Ray worker. The user's mistakes travel back as text: Ray would wrap an exception in its traceback."""
 
-    def __init__(self, model: str, engine: str, engine_args: dict):
+    def __init__(self):
         self.engine, self.error = None, ""
+
+    def ready(self) -> None:
+        """Return as soon as the actor has its place."""
+
+    def open(self, model: str, engine: str, engine_args: dict) -> None:
+        """Open the engine, which may take minutes; what was wrong is answered later."""
         try:
             self.engine = make_engine(model, engine=engine, engine_args=engine_args)
         except UserError as error:

@@ -105,7 +105,7 @@ class Plan:
             own, (_, model) = agent.sampling.get("max_tokens", 1024), self._model(agent.model)
             context = agent.engine_args.get("max_model_len") or (model.context if model else 0)
             needed = QUESTION_TOKENS + 2 * own + needs.leader_tokens
-            if agent.engine in ("vllm", "ray") and 0 < context < needed:
+            if agent.runs_vllm and 0 < context < needed:
                 text = f"agent {agent.name}: a later round takes {needed} tokens (question {QUESTION_TOKENS}, its last "
                 text += f"response {own}, the leader's output {needs.leader_tokens}, a new one {own}), "
                 fix = "lower the agent's max_tokens in the team file, or the leader's --max_new_tokens"

@@ -218,5 +218,5 @@ def engines_of(team: list[Agent], path: str) -> list[EngineNeed]:
     return [
         EngineNeed(f"agent {a.name}", a.model, a.engine_args, f"team file {path}, agent {a.name}: engine_args")
         for a in team
-        if a.engine in ("vllm", "ray")
+        if a.runs_vllm
     ]

@@ -694,13 +694,14 @@ def test_ray_actors_stay_and_take_no_place_that_others_have(tmp_path, monkeypatc
         "import os\n\ndef answer(messages, *, seed, sampling):\n    return str(os.getpid())\n"
     )
     model, settings = f"{tmp_path}/agent.py:answer", {"engine": "callable", "batch_size": 1}
-    monkeypatch.setattr("openrlhf_mlpo.engines.ray.PLACED_IN", 1)
     with make_engine(model, engine="ray", engine_args=settings) as engine:
         first, again = (engine.generate([str(i) for i in range(6)]) for _ in range(2))
         assert len({completion.text for answers in (first, again) for (completion,) in answers}) == 1
         everything = int(ray.cluster_resources()["CPU"])
-        with pytest.raises(UserError, match=f"need {everything} CPUs, the Ray cluster has free {everything - 1}"):
-            make_engine(model, engine="ray", engine_args={**settings, "actors": everything})
+        with monkeypatch.context() as patch:
+            patch.setattr("openrlhf_mlpo.engines.ray.PLACED_IN", 10)
+            with pytest.raises(UserError, match=f"1 of {everything} actors found no free 0 GPUs and 1 CPUs"):
+                make_engine(model, engine="ray", engine_args={**settings, "actors": everything})
         with make_engine(model, engine="ray", engine_args={**settings, "actors": everything - 1}) as other:
             assert len(other.generate(["x"])) == 1
 

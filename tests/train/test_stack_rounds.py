@@ -55,6 +55,8 @@ def places(tmp_path_factory):
         {"name": name, "engine": "callable", "model": f"{folder}/team.py:{name}"} for name in ("ann", "bob", "cyd")
     ]
     (folder / "team.yaml").write_text(json.dumps({"agents": agents}))
+    agents[-1] |= {"engine": "ray", "engine_args": {"engine": "callable", "cpus_per_actor": 0}}
+    (folder / "ray.yaml").write_text(json.dumps({"agents": agents}))
     return folder
 
 
@@ -129,8 +131,8 @@ def test_failures_are_counted_where_they_are_allowed(places):
 
 
 def test_rounds_while_the_trainer_works_on_the_batch_before(places):
-    """Asynchronous: groups of both rounds in each step, none of them of two prompts, and a run resumed at its step."""
-    flags = ["--train.async_enable", "--train.async_queue_size", "1"]
+    """Asynchronous, an agent in a Ray actor: both rounds in each step, and no group of two prompts."""
+    flags = ["--train.async_enable", "--train.async_queue_size", "1", "--mlpo.team", str(places / "ray.yaml")]
     metrics = finish(begin(places, "async", *flags), places, "async")
     assert [step.get("mlpo/share_round_1") for step in metrics] == [None, 0.5, 0.5]
     seen = prompts_seen(places, "async")
