@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(not cpu.use_cpu(), reason="written for the CPU runtime"),
 ]
 STATE = "mp_rank_00_model_states.pt"
-STEPS = 6
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def flags_of(places) -> list[str]:
     return [
         *("--mlpo.pool", str(places / "pool"), "--mlpo.template", "compact", "--mlpo.drop_correct", "2"),
         *("--train.num_episodes", str(STEPS // 2), "--ckpt.save_steps", "1", "--ckpt.load_enable"),
-        *("--ckpt.max_num", "9"),  # a state that was not written whole counts as one of them
+        *("--ckpt.max_num", "19"),  # a state that was not written whole counts as one of them
     ]
 
 
