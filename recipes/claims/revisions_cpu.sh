@@ -25,9 +25,9 @@ if [[ -z $DRY_RUN ]]; then
   } > "$DIR/team.yaml"
 fi
 pool
-train rounds_2 "$START" 1 --mlpo.rounds 2 --mlpo.team "$DIR/team.yaml"
+train rounds_2 "$START" 4 --mlpo.rounds 2 --mlpo.team "$DIR/team.yaml"
 TWO=("${COMMAND[@]}")
-train rounds_1 "$START" 2
+train rounds_1 "$START" 8
 stage rounds_2+rounds_1 "${TWO[@]}" --and "${COMMAND[@]}"
 LEADERS=()
 for name in rounds_2 rounds_1 "$START"; do LEADERS+=(--leader "$(basename "$name")=$DIR/leaders/$name"); done
