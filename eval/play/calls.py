@@ -52,7 +52,8 @@ class Models:
         outcomes = self.outcomes.setdefault(name, Outcomes(name))
 
         def ask(prompts: list[Prompt], n: int, seed: int) -> Timed:
-            engine = self._engine(json.dumps([kind, identity], sort_keys=True, default=str), make)
+            with errors_at(f"{name}: "):
+                engine = self._engine(json.dumps([kind, identity], sort_keys=True, default=str), make)
             with tqdm(total=len(prompts), desc=name, unit="prompt", disable=not self.progress, leave=False) as bar:
                 begun = time.perf_counter()
                 answers = engine.generate(prompts, n=n, seed=seed, sampling=sampling, on_done=lambda *_: bar.update())

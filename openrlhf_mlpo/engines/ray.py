@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from math import ceil
 from typing import Any
 
 from openrlhf_mlpo.engines.base import (
@@ -25,10 +27,10 @@ PLACED_IN = 120  # seconds in which the actors must have found their resources
 
 
 class RayEngine(Engine):
-    """`engine_args`: `actors` (default 1), `batch_size` (prompts an actor takes at a time, default 256),
-    `gpus_per_actor` (default: `tensor_parallel_size`, 0 on a CPU), `cpus_per_actor` (default 1), `engine` (what each
-    actor holds, default vllm); the rest goes to that engine. Joins the cluster of RAY_ADDRESS, else starts Ray here.
-    The actors stay until the engine is closed."""
+    """`engine_args`: `actors` (default 1), `batch_size` (prompts an actor takes at a time, at most; default 256),
+    `engine` (what each actor holds, default vllm), `gpus_per_actor` (default for vLLM: `tensor_parallel_size`, 0 on a
+    CPU) and `cpus_per_actor` (default for vLLM: 1), both 0 for other engines; the rest goes to that engine. Joins the
+    cluster of RAY_ADDRESS, else starts Ray here. The actors, and their places, stay until the engine is closed."""
 
     def __init__(self, model: str, engine_args: dict):
         import ray
@@ -41,7 +43,7 @@ class RayEngine(Engine):
         inner = settings.pop("engine", "vllm")
         needs_gpu = inner == "vllm" and not use_cpu()
         self.gpus = settings.pop("gpus_per_actor", settings.get("tensor_parallel_size", 1) if needs_gpu else 0)
-        self.cpus = settings.pop("cpus_per_actor", 1)
+        self.cpus = settings.pop("cpus_per_actor", int(inner == "vllm"))
         self._actors: list[Any] = []
         self._own_ray = not ray.is_initialized()
         if self._own_ray:
@@ -54,18 +56,20 @@ class RayEngine(Engine):
                     f"engine_args: {self.actors} actors need {each * self.actors} {kind}s, the Ray cluster has "
                     f"{there.get(kind, 0):g}; lower actors or {kind.lower()}s_per_actor"
                 )
-        # No placement group: inside of one vLLM would spread its own workers over it.
-        actor = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Actor)
-        self._actors = [actor.remote() for _ in range(self.actors)]
+        # No placement group: inside of one vLLM would spread its own workers over it. One that dies is started again,
+        # and its batch tried once more: a prompt that kills it twice is reported.
+        actor = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=-1, max_task_retries=1)(_Actor)
+        self._actors = [actor.remote(model, inner, settings) for _ in range(self.actors)]
         started = [actor.ready.remote() for actor in self._actors]
         if waiting := ray.wait(started, num_returns=len(started), timeout=PLACED_IN)[1]:
             self.close()
             raise UserError(
                 f"engine_args: {len(waiting)} of {self.actors} actors found no free {self.gpus:g} GPUs and "
-                f"{self.cpus:g} CPUs on the Ray cluster in {PLACED_IN} s; lower actors, or free what others hold"
+                f"{self.cpus:g} CPUs on the Ray cluster in {PLACED_IN} s; lower actors, cpus_per_actor or "
+                "gpus_per_actor, or free what other engines hold"
             )
         for actor in self._actors:
-            actor.open.remote(model, inner, settings)
+            actor.open.remote()
 
     def stream(
         self, conversations: Sequence[Conversation], *, n: int = 1, seed: Seeds = 0, sampling: Sampling | None = None
@@ -74,13 +78,16 @@ class RayEngine(Engine):
         from ray.exceptions import RayActorError
         from ray.util import ActorPool
 
-        starts = iter(range(0, len(conversations), self.batch_size))
+        size = max(
+            min(self.batch_size, ceil(len(conversations) / self.actors)), 1
+        )  # no actor idle when prompts are few
+        starts = iter(range(0, len(conversations), size))
         pool = ActorPool(self._actors)
         running = 0
         while True:
             # No more than the actors can take, so that a pool of millions does not wait in memory.
             for start in islice(starts, len(self._actors) - running):
-                places = range(start, min(start + self.batch_size, len(conversations)))
+                places = range(start, min(start + size, len(conversations)))
                 batch = [conversations[place] for place in places]
                 seeds = [seed_of(seed, place, conversation) for place, conversation in zip(places, batch)]
                 request = places, batch, n, None if None in seeds else seeds, sampling or Sampling()
@@ -126,23 +133,30 @@ def check(model: str, engine_args: Mapping) -> None:
 class _Actor:
     """Runs in a Ray worker. The user's mistakes travel back as text: Ray would wrap an exception in its traceback."""
 
-    def __init__(self):
+    def __init__(self, model: str, engine: str, engine_args: dict):
+        self._settings = model, engine, engine_args
         self.engine, self.error = None, ""
 
     def ready(self) -> None:
         """Return as soon as the actor has its place."""
 
-    def open(self, model: str, engine: str, engine_args: dict) -> None:
-        """Open the engine, which may take minutes; what was wrong is answered later."""
+    def open(self) -> None:
+        """Open the engine, which may take minutes; what went wrong is answered later."""
+        model, engine, engine_args = self._settings
         try:
             self.engine = make_engine(model, engine=engine, engine_args=engine_args)
         except UserError as error:
             self.error = str(error)
+        except Exception as error:  # whatever an engine may raise; its traceback belongs in Ray's log of this worker
+            traceback.print_exc()
+            self.error = f"the {engine} engine did not start: {type(error).__name__}: {one_line(error)}"
 
     def answer(
         self, places: range, batch: list[Conversation], n: int, seed: Seeds, sampling: Sampling
     ) -> tuple[range, list[list[Completion]] | str]:
         """The places of the batch, and its completions or what was wrong."""
+        if self.engine is None and not self.error:  # started again by Ray
+            self.open()
         if self.engine is None:
             return places, self.error
         try:

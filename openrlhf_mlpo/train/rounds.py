@@ -61,7 +61,8 @@ class LaterRounds:
         self.args, self.dataset, self.tokenizer = args, dataset, tokenizer
         self.carried: list[Carried] = []
         self._states: list[State] = []  # behind the prompts of later rounds of this batch
-        self._revisions: Callable[[], list[list[str | None]]] | None = None
+        self._asked: Callable[[], list[list[str | None]]] | None = None
+        self._revisions: list[list[str | None]] | None = None
 
     @cached_property
     def team(self) -> TrainingTeam:
@@ -74,22 +75,20 @@ class LaterRounds:
         by_round: dict[int, list[list[Experience]]] = {}
         for group in groups:
             by_round.setdefault(label_of(group).get("round", 0), []).append(group)
-        self.carried = []
+        self.carried, self._revisions = [], None
         for t in range(1, len(counts)):
             before = by_round.get(t - 1, [])
-            # Of few groups, as at the end of an episode, few go on: one question must not fill a round.
+            # Of few groups, as at the end of an episode, few go on, as what one group leads to is much alike.
             wanted = min(counts[t], round(counts[t] * len(before) / counts[t - 1]))
             self.carried += self._choose(before, t, wanted, rng)
-        self._revisions = self.team.start(self.carried)
+        self._asked = self.team.start(self.carried)
 
     def _choose(
         self, groups: Sequence[list[Experience]], next_round: int, wanted: int, rng: random.Random
     ) -> Iterator[Carried]:
         """Choose `wanted` outputs that go on, of as many groups as possible; fewer when there are not so many."""
-        # Solo prompts stay in round 0: there is no team to ask. The order in which groups came back from the engines
-        # must not matter.
+        # Solo prompts stay in round 0: there is no team to ask.
         frontier = [group for group in groups if "round" in label_of(group)]
-        frontier.sort(key=lambda group: (group[0].prompts[0], group[0].labels[0]))
         rng.shuffle(frontier)
         in_turn = chain.from_iterable(zip_longest(*(self._in_order(group, rng) for group in frontier)))
         for output in islice((output for output in in_turn if output is not None), wanted):
@@ -119,12 +118,18 @@ class LaterRounds:
     def _text(self, experience: Experience) -> str:
         return output_text(experience, 0, self.tokenizer)
 
-    def prompts(self) -> list[tuple]:
-        """The prompts of what goes on, as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image]).
+    def revisions(self) -> list[list[str | None]]:
+        """Wait for the team: `[what goes on][place in the draw]`, None where an agent failed.
 
-        Waits for the team; after a resume it is asked now, and what it had answered before is read. Raises UserError.
+        After a resume the team is asked now, and what it had answered before is read. Raises UserError.
         """
-        revised = (self._revisions or self.team.start(self.carried))()
+        if self._revisions is None:
+            self._revisions = (self._asked or self.team.start(self.carried))()
+        return self._revisions
+
+    def prompts(self) -> list[tuple]:
+        """The prompts of what goes on, as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image])."""
+        revised = self.revisions()
         with ThreadPoolExecutor(VERIFY_THREADS) as threads:
             draws = list(threads.map(revised_draw, self.carried, revised))
         self._states, prompts = [], []
@@ -145,7 +150,7 @@ class LaterRounds:
 
 
 class RoundsLoader:
-    """OpenRLHF's prompt loader, in whose state, which checkpoints hold, is also what goes on to later rounds."""
+    """OpenRLHF's prompt loader; its state, which checkpoints hold, also keeps what goes on to later rounds."""
 
     def __init__(self, loader, later: LaterRounds):
         self._loader, self._later = loader, later
@@ -154,7 +159,7 @@ class RoundsLoader:
         return len(self._loader)
 
     def state_dict(self) -> dict[str, Any]:
-        """OpenRLHF prints a state when it resumes from it; of a tensor only the ends are printed."""
+        """The loader's state, and what goes on as a tensor: OpenRLHF prints states, and of a tensor only the ends."""
         rows = json.dumps([item.row() for item in self._later.carried]).encode()
         return {**self._loader.state_dict(), CARRIED: torch.frombuffer(bytearray(rows), dtype=torch.uint8)}
 

@@ -61,6 +61,7 @@ SIGNATURES = {
     (_ASYNC, "GenerateSamplesActor.__init__"): "self pretrain strategy …",
     (_ASYNC, "GenerateSamplesActor.fit"): "self episode total_consumed_prompts",
     (_ASYNC, "GenerateSamplesActor.get_max_steps"): "self",
+    (_ASYNC, "GenerateSamplesActor._should_eval"): "self global_step",
     (_ASYNC, "PPOTrainerAsync.__init__"): "self …",
     (_GENERATOR, "SamplesGenerator.generate_samples"): "self generate_kwargs",
     (_GENERATOR, "SamplesGenerator.generate_eval_samples"): "self generate_kwargs",

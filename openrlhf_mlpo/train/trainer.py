@@ -116,6 +116,7 @@ class MLPOSamplesGenerator(SamplesGenerator):
         consumed -= len(later)
         n = self.args.rollout.n_samples_per_prompt
         groups = [experiences[i : i + n] for i in range(0, len(experiences), n)]
+        groups.sort(key=lambda group: (group[0].prompts[0], group[0].labels[0]))  # not as engines happened to answer
         rng = random.Random(f"{self.args.train.seed}:{self.prompts_consumed}")
         last = self.prompts_consumed + consumed >= len(self.prompts_dataloader.dataset) * self.args.train.num_episodes
         self.later_rounds.go_on([] if last else groups, num_prompts, rng)
@@ -180,6 +181,12 @@ class MLPOGenerateSamplesActor(seams.plain_class(ppo_trainer_async.GenerateSampl
     def get_max_steps(self):
         """See `MLPOTrainer.get_max_steps`."""
         return steps_of_all_rounds(super().get_max_steps(), self.args)
+
+    def _should_eval(self, global_step):
+        """Wait for the team, as this is called before vLLM is locked for a batch: new weights need not wait with it."""
+        if self.args.mlpo.rounds > 1:
+            self.samples_generator.later_rounds.revisions()
+        return super()._should_eval(global_step)
 
     def fit(self, episode, total_consumed_prompts):
         self.samples_generator.prompts_consumed = total_consumed_prompts

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from openrlhf_mlpo.engines import Sampling, make_engine
 from openrlhf_mlpo.engines.answers import Answers
-from openrlhf_mlpo.errors import UserError
+from openrlhf_mlpo.errors import UserError, errors_at
 from openrlhf_mlpo.pool.draw import Draw
 from openrlhf_mlpo.prompts.templates import PromptTemplate, load_template
 from openrlhf_mlpo.questions import Question
@@ -38,11 +39,12 @@ class Carried:
     round: int
 
     def row(self) -> dict[str, Any]:
-        """What `from_row` makes it of again, JSON-ready."""
+        """Itself as JSON-ready values, for `from_row`."""
         return {**vars(self), "state": {"question": self.state.question.row(), "draw": asdict(self.state.draw)}}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Carried:
+        """What `row` returned, as it was."""
         draw = Draw(**{name: tuple(values) for name, values in row["state"]["draw"].items()})
         state = State(Question.from_row(row["state"]["question"]), draw)
         return cls(state, row["output"], row["correct"], row["round"])
@@ -50,7 +52,7 @@ class Carried:
 
 @dataclass
 class TrainingTeam:
-    """The agents of a team file, asked to revise their responses while a leader trains, with one seed in all rounds.
+    """The agents of a team file, asked to revise their responses while a leader trains.
 
     `players`: by agent's name; those of `one_by_one` share this process's device and take turns, the others are asked
     at once. An agent that fails gives "(no answer)"; when more than `max_failures` of the responses asked of a batch
@@ -66,30 +68,31 @@ class TrainingTeam:
     def start(self, carried: Sequence[Carried]) -> Callable[[], list[list[str | None]]]:
         """Ask the agents; what is returned waits for them: `[state][place in the draw]`, None where an agent failed.
 
-        Those that take turns are asked then: nothing else runs on their device while a batch is waited for. What is
-        returned raises UserError when too many failed.
+        Those that take turns are asked then: in synchronous training nothing else runs on their device while a batch
+        is waited for. What is returned raises UserError when too many failed.
         """
-        asked: dict[str, list[tuple[int, int]]] = {}
+        asked: dict[str, dict[int, list[tuple[int, int]]]] = {}  # by agent and round, as each has a seed of its own
         for i, item in enumerate(carried):
             for k, name in enumerate(item.state.draw.agents):
-                asked.setdefault(name, []).append((i, k))
+                asked.setdefault(name, {}).setdefault(item.round, []).append((i, k))
         errors: dict[str, UserError] = {}
         revised: list[list[str | None]] = [[None] * len(item.state.draw.agents) for item in carried]
 
         def ask(name: str) -> None:
             player = self.players[name]
-            prompts = []
-            for i, k in asked[name]:
-                state = carried[i].state
-                own, question = state.draw.texts[k], state.question.text
-                prompts.append(player.agent_prompt(self.template, question, own, carried[i].output))
-            try:
-                answers = player.ask(prompts, seed=self.seed)
-            except UserError as error:
-                errors[name] = error
-                return
-            for (i, k), samples in zip(asked[name], answers, strict=True):
-                revised[i][k] = samples[0].text or None
+            for t, places in asked[name].items():
+                prompts = []
+                for i, k in places:
+                    state = carried[i].state
+                    own, question = state.draw.texts[k], state.question.text
+                    prompts.append(player.agent_prompt(self.template, question, own, carried[i].output))
+                try:
+                    answers = player.ask(prompts, round=t, seed=self.seed)
+                except UserError as error:
+                    errors[name] = error
+                    return
+                for (i, k), samples in zip(places, answers, strict=True):
+                    revised[i][k] = samples[0].text or None
 
         threads = ThreadPoolExecutor(len(asked) or 1)
         at_once = [threads.submit(ask, name) for name in asked if name not in self.one_by_one]
@@ -101,7 +104,8 @@ class TrainingTeam:
                     ask(name)
             for future in at_once:
                 future.result()
-            self._check_failures(asked, revised, errors)
+            places = {name: list(chain.from_iterable(rounds.values())) for name, rounds in asked.items()}
+            self._check_failures(places, revised, errors)
             return revised
 
         return finish
@@ -130,7 +134,9 @@ def open_team(args: Any) -> TrainingTeam:
     players = {}
     for agent in agents:
         sampling = Sampling.from_dict(agent.sampling)
-        generate = answers.of_engine(agent.name, agent.identity(), make_engine(agent), sampling)
+        with errors_at(f"agent {agent.name}: "):
+            engine = make_engine(agent)
+        generate = answers.of_engine(agent.name, agent.identity(), engine, sampling)
         players[agent.name] = agent_player(agent, generate, sampling)
     return TrainingTeam(
         players,

@@ -667,6 +667,7 @@ def test_ray_actors_answer_like_one_engine(tmp_path):
         "def answer(messages, *, seed, sampling):\n"
         "    from openrlhf_mlpo.errors import UserError\n"
         "    if messages == 'bad':\n        raise UserError('bad prompt')\n"
+        "    if messages == 'deadly':\n        import os\n\n        os._exit(1)\n"
         "    return f'{messages} {seed} {sampling.max_tokens}'\n"
     )
     model = f"{tmp_path}/agent.py:answer"
@@ -679,30 +680,51 @@ def test_ray_actors_answer_like_one_engine(tmp_path):
         assert texts(engine.generate(["x"], seed=None)) == [["x None 1024"]]
         with pytest.raises(UserError, match="bad prompt"):
             engine.generate(["bad"])
+        with pytest.raises(UserError, match="an actor of the ray engine died"):
+            engine.generate(["deadly"])
+        assert texts(engine.generate(prompts, n=2, seed=7)) == texts(expected)  # the actor was started again
         with pytest.raises(UserError, match="need 1000 CPUs, the Ray cluster has"):
-            make_engine(model, engine="ray", engine_args={**settings, "actors": 1000})
+            make_engine(model, engine="ray", engine_args={**settings, "actors": 1000, "cpus_per_actor": 1})
     with pytest.raises(UserError, match="no such directory"):
         make_engine("./nowhere", engine="ray", engine_args={"actors": 1})
 
 
 @pytest.mark.stack
-def test_ray_actors_stay_and_take_no_place_that_others_have(tmp_path, monkeypatch):
+def test_ray_actors_share_few_prompts_and_say_why_they_did_not_start(tmp_path):
+    (tmp_path / "agent.py").write_text(
+        "import os, time\n\ndef answer(messages, *, seed, sampling):\n"
+        "    time.sleep(0.2)\n    return str(os.getpid())\n"
+    )
+    (tmp_path / "broken.py").write_text("import os\n\nanswer = os.environ['OF_NO_MACHINE']\n")
+    settings = {"engine": "callable", "actors": 2}
+    with make_engine(f"{tmp_path}/agent.py:answer", engine="ray", engine_args=settings) as engine:
+        engine.generate(["a", "b"])  # both have opened their engines
+        answers = engine.generate([str(i) for i in range(8)])
+        assert len({completion.text for (completion,) in answers}) == 2
+    with make_engine(f"{tmp_path}/broken.py:answer", engine="ray", engine_args=settings) as engine:
+        with pytest.raises(UserError, match="OF_NO_MACHINE"):
+            engine.generate(["a"])
+
+
+@pytest.mark.stack
+def test_ray_actors_stay_and_take_no_place_that_others_have(tmp_path, monkeypatch, request):
     """What an actor has loaded serves every call; where nothing is free it is said, and not waited for."""
     import ray
 
     (tmp_path / "agent.py").write_text(
         "import os\n\ndef answer(messages, *, seed, sampling):\n    return str(os.getpid())\n"
     )
-    model, settings = f"{tmp_path}/agent.py:answer", {"engine": "callable", "batch_size": 1}
+    model, settings = f"{tmp_path}/agent.py:answer", {"engine": "callable", "batch_size": 1, "cpus_per_actor": 1}
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    request.addfinalizer(ray.shutdown)
     with make_engine(model, engine="ray", engine_args=settings) as engine:
         first, again = (engine.generate([str(i) for i in range(6)]) for _ in range(2))
         assert len({completion.text for answers in (first, again) for (completion,) in answers}) == 1
-        everything = int(ray.cluster_resources()["CPU"])
         with monkeypatch.context() as patch:
             patch.setattr("openrlhf_mlpo.engines.ray.PLACED_IN", 10)
-            with pytest.raises(UserError, match=f"1 of {everything} actors found no free 0 GPUs and 1 CPUs"):
-                make_engine(model, engine="ray", engine_args={**settings, "actors": everything})
-        with make_engine(model, engine="ray", engine_args={**settings, "actors": everything - 1}) as other:
+            with pytest.raises(UserError, match="1 of 3 actors found no free 0 GPUs and 1 CPUs"):
+                make_engine(model, engine="ray", engine_args={**settings, "actors": 3})
+        with make_engine(model, engine="ray", engine_args={**settings, "actors": 2}) as other:
             assert len(other.generate(["x"])) == 1
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 import time
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -15,10 +18,11 @@ cpu.activate() if cpu.use_cpu() else None
 
 import ray  # noqa: E402
 import torch  # noqa: E402
+from openrlhf.trainer import ppo_trainer_async  # noqa: E402
 from openrlhf.trainer.ppo_trainer import BasePPOTrainer  # noqa: E402
 from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
 
-from openrlhf_mlpo.engines import Completion  # noqa: E402
+from openrlhf_mlpo.engines import Completion, request_seed  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 from openrlhf_mlpo.pool.format import open_pool  # noqa: E402
 from openrlhf_mlpo.prompts.templates import load_template  # noqa: E402
@@ -142,23 +146,23 @@ def generator(engine, tokenizer, pool, rounds, team=None, state=None, **settings
     rows = open_pool(pool).select(range(settings.get("questions", QUESTIONS)))
     dataset = TeamPromptDataset(rows, tokenizer, strategy)
     loader = StatefulDataLoader(dataset, 1, collate_fn=dataset.collate_fn)
-    made = MLPOSamplesGenerator(strategy, loader, None, tokenizer, [engine])
-    made.later_rounds.team = team or stub_team()
+    samples = MLPOSamplesGenerator(strategy, loader, None, tokenizer, [engine])
+    samples.later_rounds.team = team or stub_team()
     if state:
-        made.prompts_consumed = state["total_consumed_prompts"]
-        made.resumable(loader).load_state_dict(state["data_loader_state_dict"])
-    return made
+        samples.prompts_consumed = state["total_consumed_prompts"]
+        samples.resumable(loader).load_state_dict(state["data_loader_state_dict"])
+    return samples
 
 
-def fit(made: MLPOSamplesGenerator, start: int = 0) -> list[tuple[list[str], dict]]:
+def fit(samples: MLPOSamplesGenerator, start: int = 0) -> list[tuple[list[str], dict]]:
     """(prompts, the state in a checkpoint) of each batch, in the loop that OpenRLHF's trainers have."""
-    result, loader = [], made.resumable(made.prompts_dataloader)
-    for episode in range(start, made.args.train.num_episodes):
+    result, loader = [], samples.resumable(samples.prompts_dataloader)
+    for episode in range(start, samples.args.train.num_episodes):
         exhausted = False
         while not exhausted:
-            experiences, _, _, exhausted = made.generate_samples(max_len=448, max_new_tokens=64)
+            experiences, _, _, exhausted = samples.generate_samples(max_len=448, max_new_tokens=64)
             if experiences:
-                consumed = {"episode": episode, "total_consumed_prompts": made.prompts_consumed}
+                consumed = {"episode": episode, "total_consumed_prompts": samples.prompts_consumed}
                 state = consumed | {"data_loader_state_dict": loader.state_dict()}
                 result.append((seen(groups_of(experiences)), state))
     return result
@@ -168,11 +172,11 @@ def groups_of(experiences):
     return [experiences[i : i + GROUP] for i in range(0, len(experiences), GROUP)]
 
 
-def batches(made) -> list[tuple[list, int]]:
+def batches(samples) -> list[tuple[list, int]]:
     """All batches of one pass: (groups, prompts consumed)."""
     result = []
     while True:
-        experiences, _, consumed, exhausted = made.generate_samples(max_len=448, max_new_tokens=64)
+        experiences, _, consumed, exhausted = samples.generate_samples(max_len=448, max_new_tokens=64)
         if experiences:
             result.append((groups_of(experiences), consumed))
         if exhausted:
@@ -209,13 +213,13 @@ def test_shares_by_round_add_up(groups, rounds, share, counts):
 @pytest.mark.parametrize("trainer", [MLPOTrainer, MLPOGenerateSamplesActor])
 def test_the_schedule_counts_the_steps_of_all_rounds(trainer, rounds, generated, steps):
     """Without rounds a batch of 8 prompts would be 8 groups; with them 4 prompts make 8 groups."""
-    made = object.__new__(trainer)
-    made.max_steps = 100
-    made.args = SimpleNamespace(
+    loop = object.__new__(trainer)
+    loop.max_steps = 100
+    loop.args = SimpleNamespace(
         rollout=SimpleNamespace(batch_size=8, vllm_generate_batch_size=generated),
         mlpo=SimpleNamespace(rounds=rounds, later_share=0.5),
     )
-    assert made.get_max_steps() == steps
+    assert loop.get_max_steps() == steps
 
 
 @ray.remote
@@ -248,9 +252,9 @@ def test_what_an_actor_refuses_is_one_line_in_the_driver(engine, actor, capsys):
 def test_groups_sizes_and_consumed_prompts(engine, tokenizer, pool, rounds):
     """Batches of equal size: rounds that have nothing to go on from yet, or no more, leave their place to round 0."""
     counts = round_counts(BATCH, rounds, 0.5)
-    made = batches(generator(engine, tokenizer, pool, rounds))
+    all_batches = batches(generator(engine, tokenizer, pool, rounds))
     left = QUESTIONS
-    for number, (groups, consumed) in enumerate(made):
+    for number, (groups, consumed) in enumerate(all_batches):
         later = {t: counts[t] for t in range(1, rounds) if number >= t}
         assert consumed == min(BATCH - sum(later.values()), left), "every question once in round 0"
         left -= consumed
@@ -264,35 +268,84 @@ def test_groups_sizes_and_consumed_prompts(engine, tokenizer, pool, rounds):
 def test_the_leader_answers_all_rounds_of_a_batch_at_once(engine, tokenizer, pool, monkeypatch):
     """Every batch is one call of OpenRLHF's generator, and the team has begun before the next one is asked for."""
     calls, asked = [], []
-    made = generator(engine, tokenizer, pool, 3, stub_team(asked=asked))
-    dispatch = made._dispatch_prompts_to_vllm
+    samples = generator(engine, tokenizer, pool, 3, stub_team(asked=asked))
+    dispatch = samples._dispatch_prompts_to_vllm
     monkeypatch.setattr(
-        made,
+        samples,
         "_dispatch_prompts_to_vllm",
         lambda prompts, *rest, **more: calls.append(len(prompts)) or dispatch(prompts, *rest, **more),
     )
-    made.generate_samples(max_len=448, max_new_tokens=64)
+    samples.generate_samples(max_len=448, max_new_tokens=64)
     wait = time.time() + 20
     while len(asked) < 2 * len(AGENTS) and time.time() < wait:
         time.sleep(0.01)
     assert len(asked) == 2 * len(AGENTS)
-    made.generate_samples(max_len=448, max_new_tokens=64)
+    samples.generate_samples(max_len=448, max_new_tokens=64)
     assert calls == [BATCH, BATCH]
+
+
+class Call:
+    """Stands for a method of a Ray actor, called in this process."""
+
+    def __init__(self, call):
+        self.remote = call
+
+
+def test_asynchronously_the_team_is_waited_for_before_vllm_is_locked(engine, tokenizer, pool, monkeypatch):
+    """In OpenRLHF's own loop: an agent that answers when vLLM is free for new weights only is no deadlock."""
+    free, team = threading.Event(), stub_team()
+    free.set()
+
+    def slowly(answer, *asked):
+        time.sleep(0.2)
+        assert free.wait(10), "vLLM is locked while the team revises"
+        return answer(*asked)
+
+    for player in team.players.values():
+        player.generate = partial(slowly, player.generate)
+    samples = generator(engine, tokenizer, pool, 2, team)
+    samples.args.eval.steps = float("inf")
+    loop = object.__new__(MLPOGenerateSamplesActor)
+    vars(loop).update(
+        args=samples.args, samples_generator=samples, prompts_dataloader=samples.resumable(samples.prompts_dataloader),
+        eval_dataloader=None, generate_kwargs={"max_len": 448, "max_new_tokens": 64}, _partial_rollout=False,
+        vllm_lock=SimpleNamespace(acquire=Call(free.clear), release=Call(free.set)),
+        rollout_queue=queue.Queue(), rollout_slots=queue.Queue(),
+    )  # fmt: skip
+    for step in range(2 * QUESTIONS):
+        loop.rollout_slots.put(step)
+    monkeypatch.setattr(ppo_trainer_async, "ray", SimpleNamespace(get=lambda value: value))
+    loop.fit(0, 0)
+    *rollouts, done = loop.rollout_queue.queue
+    assert done == "done" and len(rollouts) > 3
+    assert {json.loads(e.labels[0])["round"] for experiences, *_ in rollouts for e in experiences} == {0, 1}
+
+
+def test_agents_have_the_seeds_of_inference_and_batches_one_order(engine, tokenizer, pool):
+    """Each round has a seed of its own, and the order of groups does not depend on who answered first."""
+    runs = []
+    for _ in range(2):
+        asked: list = []
+        all_batches = batches(generator(engine, tokenizer, pool, 3, stub_team(asked=asked)))
+        runs.append([group[0].prompts[0] for groups, _ in all_batches for group in groups])
+        seeds = {(name, seed) for name, _, seed in asked}
+        assert seeds == {(name, request_seed(0, name, t)) for name in AGENTS for t in "12"}
+    assert runs[0] == runs[1] != sorted(runs[0])
 
 
 @pytest.mark.parametrize("episodes", [1, 2])
 def test_nobody_is_asked_for_a_batch_that_does_not_come(engine, tokenizer, pool, episodes):
     """What goes on at the end of an episode waits for the next one, and of the last there is nothing."""
     asked: list = []
-    made = generator(engine, tokenizer, pool, 2, stub_team(asked=asked), episodes=episodes)
+    samples = generator(engine, tokenizer, pool, 2, stub_team(asked=asked), episodes=episodes)
     later = [
         json.loads(g[0].labels[0]).get("round", 0)
         for _ in range(episodes)
-        for groups, _ in batches(made)
+        for groups, _ in batches(samples)
         for g in groups
     ]
     assert len(later) == QUESTIONS * episodes + sum(later) and len(asked) == len(AGENTS) * sum(later)
-    assert made.later_rounds.carried == []
+    assert samples.later_rounds.carried == []
 
 
 def test_one_round_is_as_before(engine, tokenizer, pool):
@@ -355,8 +408,8 @@ def test_which_output_goes_on(engine, tokenizer, pool, carry, low, high):
 
 
 def test_solo_prompts_stay_in_round_0(engine, tokenizer, pool):
-    made = batches(generator(engine, tokenizer, pool, 2, mlpo={"solo_fraction": 0.5}))
-    labels = [json.loads(group[0].labels[0]) for groups, _ in made for group in groups]
+    all_batches = batches(generator(engine, tokenizer, pool, 2, mlpo={"solo_fraction": 0.5}))
+    labels = [json.loads(group[0].labels[0]) for groups, _ in all_batches for group in groups]
     solo = [label for label in labels if "agents_correct" not in label]
     assert solo and not any("round" in label for label in solo)
     assert sum(label.get("round", 0) for label in labels) > 0
@@ -367,10 +420,10 @@ def test_solo_prompts_stay_in_round_0(engine, tokenizer, pool):
 def test_filtered_groups_of_all_rounds_are_replaced_and_do_not_go_on(engine, tokenizer, pool):
     """A leader that is always right where "True" is: prompts of round 0 take the place of such groups."""
     sure = ray.remote(SureEngine).remote()
-    made = batches(generator(sure, tokenizer, pool, 2, filtering=True))
-    assert sum(consumed for _, consumed in made) == QUESTIONS
-    assert [len(groups) for groups, _ in made[:2]] == [BATCH, BATCH]
-    labels = [json.loads(group[0].labels[0]) for groups, _ in made for group in groups]
+    all_batches = batches(generator(sure, tokenizer, pool, 2, filtering=True))
+    assert sum(consumed for _, consumed in all_batches) == QUESTIONS
+    assert [len(groups) for groups, _ in all_batches[:2]] == [BATCH, BATCH]
+    labels = [json.loads(group[0].labels[0]) for groups, _ in all_batches for group in groups]
     assert {label["answer"] for label in labels} == {"False"} and any(label["round"] for label in labels)
 
 
@@ -392,27 +445,27 @@ def test_resumed_it_sees_the_same_prompts_and_states(engine, tokenizer, pool, mo
 
 def test_a_checkpoint_made_without_rounds_is_taken_up(engine, tokenizer, pool):
     (_, state), *_ = fit(generator(engine, tokenizer, pool, 1))
-    made = batches(generator(engine, tokenizer, pool, 2, state=state))
-    assert [consumed for _, consumed in made] == [6, 3, 3, 3, 3]
+    all_batches = batches(generator(engine, tokenizer, pool, 2, state=state))
+    assert [consumed for _, consumed in all_batches] == [6, 3, 3, 3, 3]
 
 
 def test_resumed_with_smaller_batches_no_question_is_lost(engine, tokenizer, pool):
     (_, state), *_ = fit(generator(engine, tokenizer, pool, 2))
-    made = batches(generator(engine, tokenizer, pool, 2, state=state, batch=2))
-    assert [consumed for _, consumed in made] == [1] * 18
+    all_batches = batches(generator(engine, tokenizer, pool, 2, state=state, batch=2))
+    assert [consumed for _, consumed in all_batches] == [1] * 18
 
 
 def test_the_end_of_an_episode_does_not_fill_the_next_rounds_with_one_question(engine, tokenizer, pool):
-    made = generator(engine, tokenizer, pool, 2, episodes=2, questions=22)
-    (*_, (_, consumed)), ((groups, _), *_) = batches(made), batches(made)
+    samples = generator(engine, tokenizer, pool, 2, episodes=2, questions=22)
+    (*_, (_, consumed)), ((groups, _), *_) = batches(samples), batches(samples)
     labels = [json.loads(group[0].labels[0]) for group in groups]
     assert consumed == 1 and sum(label["round"] for label in labels) == 1 and len(groups) == BATCH
 
 
 def test_evaluation_is_one_round(engine, tokenizer, pool):
-    made = generator(engine, tokenizer, pool, 2, stub_team(fail="ann", max_failures=0.0))
-    made.eval_dataloader = made.prompts_dataloader
-    experiences = made.generate_eval_samples(max_len=448, max_new_tokens=64, n_samples_per_prompt=GROUP)
+    samples = generator(engine, tokenizer, pool, 2, stub_team(fail="ann", max_failures=0.0))
+    samples.eval_dataloader = samples.prompts_dataloader
+    experiences = samples.generate_eval_samples(max_len=448, max_new_tokens=64, n_samples_per_prompt=GROUP)
     assert len(experiences) == QUESTIONS * GROUP
 
 

@@ -55,7 +55,7 @@ def places(tmp_path_factory):
         {"name": name, "engine": "callable", "model": f"{folder}/team.py:{name}"} for name in ("ann", "bob", "cyd")
     ]
     (folder / "team.yaml").write_text(json.dumps({"agents": agents}))
-    agents[-1] |= {"engine": "ray", "engine_args": {"engine": "callable", "cpus_per_actor": 0}}
+    agents[-1] |= {"engine": "ray", "engine_args": {"engine": "callable"}}
     (folder / "ray.yaml").write_text(json.dumps({"agents": agents}))
     return folder
 
