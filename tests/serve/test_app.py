@@ -303,7 +303,7 @@ def test_an_endpoint_that_is_slow_or_killed_is_left_out_until_it_is_back(tmp_pat
     slow = FaultServer()
     with slow as slow_url, ExitStack() as alive:
         agents = {"ann": TEAM["ann"], "slow": slow_url, "killed": alive.enter_context(FaultServer())}
-        with served(tmp_path, agents, "--agent_seconds", "1") as url:
+        with served(tmp_path, agents, "--agent_seconds", "4") as url:
             client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
 
             def failed(text: str) -> dict[str, str]:
@@ -313,8 +313,8 @@ def test_an_endpoint_that_is_slow_or_killed_is_left_out_until_it_is_back(tmp_pat
 
             slow.delay = 0.2
             assert failed("What is 2 + 2?") == {}
-            slow.delay = 1.5
-            assert failed("What is 2 + 3?") == {"slow": "no response within 1 s"}
+            slow.delay = 6
+            assert failed("What is 2 + 3?") == {"slow": "no response within 4 s"}
             slow.delay = 0.0
             alive.close()
             reasons = failed("What is 2 + 4?")
@@ -343,7 +343,7 @@ def test_a_client_that_hangs_up_frees_its_place(tmp_path):
         for stream in (False, True):
             with pytest.raises(httpx.TimeoutException):
                 httpx.post(f"{url}/v1/chat/completions", json={**body, "stream": stream}, headers=headers, timeout=0.3)
-            deadline = time.time() + 2
+            deadline = time.time() + 20
             while metric(url, "mlpo_requests_in_flight") and time.time() < deadline:
                 time.sleep(0.02)
             assert metric(url, "mlpo_requests_in_flight") == 0
