@@ -69,7 +69,7 @@ class RayEngine(Engine):
                 "gpus_per_actor, or free what other engines hold"
             )
         for actor in self._actors:
-            actor.open.remote()
+            actor.open.options(max_task_retries=0).remote()  # an actor that died of it opens again when it is asked
 
     def stream(
         self, conversations: Sequence[Conversation], *, n: int = 1, seed: Seeds = 0, sampling: Sampling | None = None
@@ -78,9 +78,8 @@ class RayEngine(Engine):
         from ray.exceptions import RayActorError
         from ray.util import ActorPool
 
-        size = max(
-            min(self.batch_size, ceil(len(conversations) / self.actors)), 1
-        )  # no actor idle when prompts are few
+        # Few prompts are spread over all actors.
+        size = max(min(self.batch_size, ceil(len(conversations) / self.actors)), 1)
         starts = iter(range(0, len(conversations), size))
         pool = ActorPool(self._actors)
         running = 0
