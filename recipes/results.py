@@ -156,7 +156,8 @@ def claims(results: Results) -> pd.DataFrame:
             continue
         worst = parts.iloc[0]
         where = AGENTS_RIGHT[None if pd.isna(worst["agents_right"]) else worst["agents_right"]]
-        at = "" if pd.isna(worst["against_round"]) else f", round {worst['against_round'] + 1}"
+        number = worst["against_round"]
+        at = "" if pd.isna(number) else f", round {number + 1}" if number else ", first round"
         team = f" ({worst['runs']})" if claim == "e" else ""
         name, closest = f"({claim}) {CLAIMS[claim]}", f"{difference(worst)} against {worst['against']}{at}{where}{team}"
         entries.append({"claim": name, "verdict": combined(parts), "closest comparison": closest})

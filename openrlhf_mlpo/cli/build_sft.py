@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer = open_tokenizer(args.tokenizer or args.leader, "--tokenizer" if args.tokenizer else "--leader")
     room = args.max_len - args.max_new_tokens
     renderer = PromptRenderer(tokenizer, template, room, chat_template_kwargs=args.chat_template_kwargs)
+    rounds = 2 if args.later_fraction else 1
     for row in kept:
-        renderer.check_fits(row["question"], len({response["agent"] for response in row["responses"]}))
+        renderer.check_fits(row["question"], len({response["agent"] for response in row["responses"]}), rounds)
     team = open_team(args, pool)
     leader = Agent(
         name="leader",

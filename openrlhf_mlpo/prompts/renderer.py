@@ -66,11 +66,16 @@ class PromptRenderer:
         room = self._room(question, build([""] * len(texts)), [len(each) for each in tokens])
         return build(cut_to_fit(self.tokenizer, texts, tokens, room, lambda cut: self._excess(build(cut))))
 
-    def check_fits(self, question: str, team_size: int) -> None:
-        """Raise UserError when this question cannot be rendered with `team_size` responses of any length."""
-        frame = self._text(defuse(question, self.control_tokens).strip(), [""] * team_size, None)
-        if not self._surely_fits(frame, team_size * MIN_RESPONSE_TOKENS):
-            self._room(question, frame, [MIN_RESPONSE_TOKENS] * team_size)
+    def check_fits(self, question: str, team_size: int, rounds: int = 1) -> None:
+        """Raise UserError when this question cannot be rendered with `team_size` responses of any length.
+
+        With more than one of `rounds`, nor with the last output that the prompts of later rounds hold beside them.
+        """
+        later = rounds > 1 and team_size > 0
+        frame = self._text(defuse(question, self.control_tokens).strip(), [""] * team_size, "" if later else None)
+        texts = team_size + later
+        if not self._surely_fits(frame, texts * MIN_RESPONSE_TOKENS):
+            self._room(question, frame, [MIN_RESPONSE_TOKENS] * texts)
 
     def _room(self, question: str, frame: str, lengths: Sequence[int]) -> int:
         """Tokens left beside `frame` for texts of these lengths; UserError when too few for their endings."""

@@ -78,9 +78,9 @@ CHECKS: tuple[Check, ...] = (
         "--mlpo.rounds {mlpo.rounds} needs --mlpo.team TEAM.yaml: the agents revise while the leader trains",
     ),
     (
-        lambda a: a.mlpo.rounds < 2 and {"mlpo.team", "mlpo.later_share", "mlpo.carry"} & a.given,
-        "--mlpo.team, --mlpo.later_share and --mlpo.carry have no effect without --mlpo.rounds 2 or more; leave them "
-        "out",
+        lambda a: a.mlpo.rounds < 2 and {"mlpo.team", "mlpo.later_share", "mlpo.carry", "mlpo.team_failures"} & a.given,
+        "--mlpo.team, --mlpo.later_share, --mlpo.carry and --mlpo.team_failures have no effect without --mlpo.rounds 2 "
+        "or more; leave them out",
     ),
     (
         lambda a: a.mlpo.rounds > (a.rollout.vllm_generate_batch_size or a.rollout.batch_size),
@@ -88,12 +88,12 @@ CHECKS: tuple[Check, ...] = (
     ),
     (
         lambda a: a.mlpo.rounds > 1 and a.train.partial_rollout_enable,
-        "--train.partial_rollout_enable cannot work with --mlpo.rounds: a group must be whole before one output goes "
-        "on; leave it out",
+        "--train.partial_rollout_enable cannot work with --mlpo.rounds: a group must be whole before one of its "
+        "outputs is carried; leave it out",
     ),
     (
         lambda a: a.mlpo.rounds > 1 and a.mlpo.solo_fraction >= 1,
-        "--mlpo.solo_fraction {mlpo.solo_fraction} leaves no prompt with a team, and --mlpo.rounds goes on from those",
+        "--mlpo.solo_fraction {mlpo.solo_fraction} leaves no prompt with a team, and later rounds follow from those",
     ),
     (lambda a: not 0 < a.mlpo.later_share < 1, "--mlpo.later_share must be between 0 and 1, not {mlpo.later_share}"),
     (

@@ -64,7 +64,7 @@ class TeamPromptDataset(PromptDataset):
         source = f"{question.task}_{'team' if draw.texts else 'solo'}"
         more = None
         if self.args.mlpo.rounds > 1 and draw.texts and not self.evaluation:
-            more = {"round": 0, "row": number, "episode": episode}  # whence `train.rounds` goes on
+            more = {"round": 0, "row": number, "episode": episode}  # from which `train.rounds` makes later rounds
         return source, self.renderer.render(question.text, draw.texts), make_label(question, draw, more), None
 
     def state(self, number: int, episode: int | str, solo_fraction: float | None = None) -> tuple[Question, Draw]:
@@ -147,7 +147,7 @@ def too_long(
     for row, (question, size) in enumerate(zip(questions, sizes.tolist())):
         try:
             if keep[row]:
-                renderer.check_fits(question, size)
+                renderer.check_fits(question, size, 1 if evaluation else args.mlpo.rounds)
         except UserError as error:
             yield row, error
 

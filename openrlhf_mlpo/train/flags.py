@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="DIR[,DIR…]",
         help="pool(s) made by openrlhf_mlpo.cli.sample_team, in place of --data.prompt_dataset; several are mixed as "
-        "--data.prompt_probs says. Without it this is stock train_ppo_ray. --eval.dataset then takes a pool as well",
+        "--data.prompt_probs says. Without it this is stock train_ppo_ray. --eval.dataset then takes pools alone",
     )
     group.add_argument(
         "--mlpo.template", default="chat", help="prompt template: chat, compact, or a YAML file (default: chat)"
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mlpo.rounds",
         type=int,
         default=1,
-        help="rounds T in training: above 1, groups of later rounds are made of the leader's own outputs and the "
-        "team's revisions (default: 1)",
+        help="rounds T in training: above 1 the team of --mlpo.team revises and the leader answers again, in groups "
+        "of their own (default: 1)",
     )
     group.add_argument(
         "--mlpo.team", default=None, metavar="TEAM.yaml", help="the team that revises, with --mlpo.rounds above 1"
@@ -74,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mlpo.carry",
         choices=CARRY,
         default="balanced",
-        help="which output of a group goes on where it has right and wrong ones: either with equal chance, a wrong "
-        "one, or as sampled (default: balanced)",
+        help="which output of a group is carried into the next round where it has right and wrong ones: either with "
+        "equal chance, a wrong one, or as sampled (default: balanced)",
     )
     group.add_argument(
         "--mlpo.team_failures",

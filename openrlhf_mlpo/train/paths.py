@@ -26,6 +26,8 @@ def path_problems(flag: str, paths: str) -> Iterator[str]:
             yield f"{flag} {paths}: an empty path beside a comma; leave the comma out"
         elif "@" in path:
             yield f"{flag} {path}: OpenRLHF takes what follows an @ for a folder inside; rename the folder"
+        elif os.path.isfile(name):
+            yield f"{flag} {path}: a file, where a pool is wanted; make one of it with openrlhf_mlpo.cli.sample_team"
         elif name.endswith(_LOADER_ENDINGS):
             yield f"{flag} {path}: OpenRLHF takes a folder with such an ending for a file; rename the folder"
 

@@ -1,10 +1,10 @@
 """Rounds inside training: prompts of rounds t > 0 made of the leader's own outputs and the team's revisions.
 
 At inference the leader meets prompts that hold its last output and revised responses. `LaterRounds` makes such prompts
-while training: one output of a group goes on, the team revises, and in the next batch the leader answers the new prompt
-in a group of its own, so that `R - mean(R)` still compares outputs to one prompt. States of the leader as it trains
-matter: corrections learned on stored states of an earlier model do not carry over (SCoRe, arXiv 2409.12917). That a
-state is one batch old lets the leader answer all rounds of a batch at once, and the team work meanwhile.
+while training: one output of a group is carried on, the team revises, and in the next batch the leader answers the new
+prompt in a group of its own, so that `R - mean(R)` still compares outputs to one prompt. States of the leader as it
+trains matter: corrections learned on stored states of an earlier model do not carry over (SCoRe, arXiv 2409.12917).
+That a state is one batch old lets the leader answer all rounds of a batch at once, and the team work meanwhile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from openrlhf_mlpo.train.training_team import Carried, State, TrainingTeam, open
 from openrlhf_mlpo.verify.labels import parse_label
 
 VERIFY_THREADS = 4
-CARRIED = "mlpo_carried"  # key of what goes on, in the state of the prompt loader
+CARRIED = "mlpo_carried"  # key of the carried outputs in the state of the prompt loader
 
 
 def round_counts(groups: int, rounds: int, later_share: float) -> list[int]:
@@ -44,16 +44,16 @@ def round_counts(groups: int, rounds: int, later_share: float) -> list[int]:
 def steps_of_all_rounds(steps: int, args: Any) -> int:
     """The optimizer steps of a run in which `steps` would be those of round 0 alone. `args`: nested.
 
-    The first batches, in which later rounds have nothing to go on from yet, take more prompts: a run has a few less.
+    The first batches, in which later rounds have no carried outputs yet, take more prompts: a run has a few less.
     """
     groups = args.rollout.vllm_generate_batch_size or args.rollout.batch_size
     return steps * groups // round_counts(groups, args.mlpo.rounds, args.mlpo.later_share)[0]
 
 
 class LaterRounds:
-    """What goes on from one rollout batch to the next, and the prompts it leads to.
+    """The outputs carried from one rollout batch to the next, and the prompts they lead to.
 
-    `args`: nested; its `--mlpo.carry` says which output of a group goes on, where it has right and wrong ones:
+    `args`: nested; its `--mlpo.carry` says which output of a group is carried, where it has right and wrong ones:
     "balanced" (either with equal chance), "wrong" (a wrong one) or "sampled" (any, as likely as the leader gives it).
     """
 
@@ -69,8 +69,8 @@ class LaterRounds:
         """The team that revises, opened when it is first asked for."""
         return open_team(self.args)
 
-    def go_on(self, groups: Sequence[list[Experience]], size: int, rng: random.Random) -> None:
-        """Choose what goes on from the groups of a batch into one of `size` groups, and have the team revise."""
+    def carry(self, groups: Sequence[list[Experience]], size: int, rng: random.Random) -> None:
+        """Choose outputs of a batch's groups for a batch of `size` groups, and have the team revise after them."""
         counts = round_counts(size, self.args.mlpo.rounds, self.args.mlpo.later_share)
         by_round: dict[int, list[list[Experience]]] = {}
         for group in groups:
@@ -78,7 +78,7 @@ class LaterRounds:
         self.carried, self._revisions = [], None
         for t in range(1, len(counts)):
             before = by_round.get(t - 1, [])
-            # Of few groups, as at the end of an episode, few go on, as what one group leads to is much alike.
+            # Of few groups, as at the end of an episode, few are carried, as what one group leads to is much alike.
             wanted = min(counts[t], round(counts[t] * len(before) / counts[t - 1]))
             self.carried += self._choose(before, t, wanted, rng)
         self._asked = self.team.start(self.carried)
@@ -86,7 +86,7 @@ class LaterRounds:
     def _choose(
         self, groups: Sequence[list[Experience]], next_round: int, wanted: int, rng: random.Random
     ) -> Iterator[Carried]:
-        """Choose `wanted` outputs that go on, of as many groups as possible; fewer when there are not so many."""
+        """Choose `wanted` outputs, of as many groups as possible; fewer when there are not so many."""
         # Solo prompts stay in round 0: there is no team to ask.
         frontier = [group for group in groups if "round" in label_of(group)]
         rng.shuffle(frontier)
@@ -102,7 +102,7 @@ class LaterRounds:
         return self._states[label["state"]]
 
     def _in_order(self, group: Sequence[Experience], rng: random.Random) -> list[Experience]:
-        """A group's outputs in the order in which they would go on."""
+        """A group's outputs in the order in which they would be carried."""
         outputs = sorted(group, key=self._text)
         rng.shuffle(outputs)
         sides = [[e for e in outputs if are_right(e) == [right]] for right in (True, False)]
@@ -119,7 +119,7 @@ class LaterRounds:
         return output_text(experience, 0, self.tokenizer)
 
     def revisions(self) -> list[list[str | None]]:
-        """Wait for the team: `[what goes on][place in the draw]`, None where an agent failed.
+        """Wait for the team: `[carried output][place in the draw]`, None where an agent failed.
 
         After a resume the team is asked now, and what it had answered before is read. Raises UserError.
         """
@@ -128,7 +128,7 @@ class LaterRounds:
         return self._revisions
 
     def prompts(self) -> list[tuple]:
-        """The prompts of what goes on, as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image])."""
+        """The prompts of later rounds, as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image])."""
         revised = self.revisions()
         with ThreadPoolExecutor(VERIFY_THREADS) as threads:
             draws = list(threads.map(revised_draw, self.carried, revised))
@@ -150,7 +150,7 @@ class LaterRounds:
 
 
 class RoundsLoader:
-    """OpenRLHF's prompt loader; its state, which checkpoints hold, also keeps what goes on to later rounds."""
+    """OpenRLHF's prompt loader; its state, which checkpoints hold, also keeps the carried outputs."""
 
     def __init__(self, loader, later: LaterRounds):
         self._loader, self._later = loader, later
@@ -159,12 +159,12 @@ class RoundsLoader:
         return len(self._loader)
 
     def state_dict(self) -> dict[str, Any]:
-        """The loader's state, and what goes on as a tensor: OpenRLHF prints states, and of a tensor only the ends."""
+        """The loader's state, and carried outputs as a tensor: OpenRLHF prints states, of a tensor only the ends."""
         rows = json.dumps([item.row() for item in self._later.carried]).encode()
         return {**self._loader.state_dict(), CARRIED: torch.frombuffer(bytearray(rows), dtype=torch.uint8)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a state up; one of a run without rounds has nothing that goes on."""
+        """Take a state up; one of a run without rounds has no carried outputs."""
         rows = json.loads(state[CARRIED].numpy().tobytes()) if CARRIED in state else []
         self._later.carried = list(map(Carried.from_row, rows))
         self._loader.load_state_dict(state)

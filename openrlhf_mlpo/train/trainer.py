@@ -101,14 +101,14 @@ class MLPOSamplesGenerator(SamplesGenerator):
     def _generate_vllm(self, dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs):
         """A batch of groups; with `--mlpo.rounds` above 1 groups of all rounds, in mixed order.
 
-        Those of later rounds go on from the batch before, so the leader answers all prompts of a batch at once. Prompts
-        of round 0 alone count as consumed: so episodes, checkpoints and resuming keep their meaning.
+        Those of later rounds follow from the batch before, so the leader answers all prompts of a batch at once. Only
+        prompts of round 0 count as consumed: so episodes, checkpoints and resuming keep their meaning.
         """
         generate = super()._generate_vllm
         if self.args.mlpo.rounds == 1 or self._evaluating:
             return generate(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
         first = next(dataloader_iter, None)
-        if first is None:  # what goes on waits for the next episode
+        if first is None:  # carried outputs wait for the next episode
             return [], 0, True
         later = self.later_rounds.prompts()[: num_prompts - 1]  # fewer when resumed with smaller batches
         prompts = chain(later, [first], dataloader_iter)
@@ -119,13 +119,13 @@ class MLPOSamplesGenerator(SamplesGenerator):
         groups.sort(key=lambda group: (group[0].prompts[0], group[0].labels[0]))  # not as engines happened to answer
         rng = random.Random(f"{self.args.train.seed}:{self.prompts_consumed}")
         last = self.prompts_consumed + consumed >= len(self.prompts_dataloader.dataset) * self.args.train.num_episodes
-        self.later_rounds.go_on([] if last else groups, num_prompts, rng)
+        self.later_rounds.carry([] if last else groups, num_prompts, rng)
         rng.shuffle(groups)
         return list(chain.from_iterable(groups)), consumed, exhausted
 
     @cached_property
     def later_rounds(self) -> LaterRounds:
-        """What goes on from batch to batch."""
+        """What is carried from batch to batch."""
         return LaterRounds(self.args, self.prompts_dataloader.dataset, self.tokenizer)
 
     def resumable(self, loader):

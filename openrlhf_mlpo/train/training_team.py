@@ -31,7 +31,7 @@ class State:
 
 @dataclass(frozen=True)
 class Carried:
-    """One output that goes on, from the state that it answered; `round`: that of the prompt it leads to."""
+    """An output carried into the next round, and the state it answered; `round`: that of the prompt it leads to."""
 
     state: State
     output: str

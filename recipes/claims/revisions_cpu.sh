@@ -3,12 +3,12 @@
 #
 #   bash recipes/claims/revisions_cpu.sh --of runs/claims100  # after the stage sft of claims_cpu.sh or quickstart_cpu.sh
 #
-# Trains the warm-started leader of that run with two rounds, and with round 0 alone on as many outputs, and evaluates
-# both and the leader before, greedily. Results are in revisions/ of that run.
+# Trains the warm-started leader of that run with two rounds, --episodes 4, and with round 0 alone on as many outputs, and
+# evaluates both and the leader before, greedily. Results are in revisions/ of that run.
 #
 # Hardware: 2 cores, 8 GB of memory.
 set -euo pipefail
-OF="" SEED=0 VALUES=of
+OF="" SEED=0 EPISODES=4 VALUES="of episodes"
 RECIPE=recipes/claims/revisions_cpu.sh
 . "$(dirname "$0")/../common.sh"
 [[ -n $OF ]] || fail "--of takes the folder of a run of claims_cpu.sh or quickstart_cpu.sh"
@@ -25,9 +25,9 @@ if [[ -z $DRY_RUN ]]; then
   } > "$DIR/team.yaml"
 fi
 pool
-train rounds_2 "$START" 4 --mlpo.rounds 2 --mlpo.team "$DIR/team.yaml"
+train rounds_2 "$START" "$EPISODES" --mlpo.rounds 2 --mlpo.team "$DIR/team.yaml"
 TWO=("${COMMAND[@]}")
-train rounds_1 "$START" 8
+train rounds_1 "$START" $((2 * EPISODES))
 stage rounds_2+rounds_1 "${TWO[@]}" --and "${COMMAND[@]}"
 LEADERS=()
 for name in rounds_2 rounds_1 "$START"; do LEADERS+=(--leader "$(basename "$name")=$DIR/leaders/$name"); done

@@ -135,6 +135,26 @@ def test_what_cannot_fit_is_refused_with_the_flag_to_change(tokenizer):
         renderer.check_fits("True is", 3)
 
 
+@pytest.mark.parametrize("question", ["not True", "not Trué and", "x " * 30])
+def test_a_question_that_fits_fits_in_later_rounds(tokenizer, question):
+    """What the check before training lets through can be rendered with a last output, and the rest cannot."""
+
+    def works(call, *args) -> bool:
+        try:
+            call(*args)
+        except UserError:
+            return False
+        return True
+
+    long = "and " * 40
+    fits = []
+    for budget in range(40, 400):
+        renderer = PromptRenderer(tokenizer, load_template("compact"), budget)
+        fits.append(works(renderer.check_fits, question, 3, 2))
+        assert fits[-1] == works(renderer.render, question, [long] * 3, long)
+    assert fits == sorted(fits) and {True, False} == set(fits)
+
+
 def test_frame_is_the_chat_templates_own(tokenizer):
     renderer = PromptRenderer(tokenizer, load_template("chat"), 4000)
     messages = leader_messages(load_template("chat"), "Q", ["r1", "r2"])

@@ -285,7 +285,8 @@ def test_rounds_and_the_team_reach_the_command():
     assert (given["--mlpo.later_share"], given["--mlpo.carry"]) == ("0.4", "sampled")
     assert given["--data.max_len"] == "12288", "2,048 more for the last output"
     assert f"--mlpo.team {ROOT}/recipes/team_paper.yaml" in first("train_mlpo.sh", ROUNDS="2")
-    assert "--mlpo.rounds" not in first("train_grpo.sh", ROUNDS="2", CARRY="sampled"), "no prompt has a team there"
+    plain = first("train_grpo.sh", ROUNDS="2", CARRY="sampled")
+    assert "--mlpo.rounds" not in plain and "--train.num_episodes 6" in plain, "no team, and as many outputs"
 
 
 def test_served_agents_are_served_on_their_gpus():

@@ -73,6 +73,8 @@ BAD = [
     ("--mlpo.rounds 2 --mlpo.team {team} --mlpo.later_share 1", "--mlpo.later_share must be between 0 and 1"),
     ("--mlpo.rounds 2 --mlpo.team {team} --mlpo.team_failures 2", "--mlpo.team_failures must be between 0 and 1"),
     ("--mlpo.carry sampled", "have no effect without --mlpo.rounds 2"),
+    ("--mlpo.team_failures 0.5", "have no effect without --mlpo.rounds 2"),
+    ("--eval.dataset README.md", "--eval.dataset README.md: a file, where a pool is wanted"),
     ("--mlpo.solo_fraction 1.5", "--mlpo.solo_fraction"),
     ("--mlpo.solo_fraction nan", "--mlpo.solo_fraction"),
     ("--mlpo.drop_correct 0", "--mlpo.drop_correct"),
