@@ -3,12 +3,12 @@
 #
 #   bash recipes/claims/revisions_cpu.sh --of runs/claims100  # after the stage sft of claims_cpu.sh or quickstart_cpu.sh
 #
-# Trains the warm-started leader of that run with two rounds, --episodes 4, and with round 0 alone on as many outputs, and
+# Trains the warm-started leader of that run with two rounds, --episodes 12, and with round 0 alone on as many outputs, and
 # evaluates both and the leader before, greedily. Results are in revisions/ of that run.
 #
-# Hardware: 2 cores, 8 GB of memory.
+# Hardware: 2 cores, 8 GB of memory. Wall time: half an hour.
 set -euo pipefail
-OF="" SEED=0 EPISODES=4 VALUES="of episodes"
+OF="" SEED=0 EPISODES=12 VALUES="of episodes"
 RECIPE=recipes/claims/revisions_cpu.sh
 . "$(dirname "$0")/../common.sh"
 [[ -n $OF ]] || fail "--of takes the folder of a run of claims_cpu.sh or quickstart_cpu.sh"
