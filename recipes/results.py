@@ -31,7 +31,7 @@ from eval.reporting.claims import (  # noqa: E402
     step_pairs,
 )
 from eval.reporting.markdown import arrows, difference, table  # noqa: E402
-from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, System  # noqa: E402
+from eval.reporting.runs import BEST, MAJORITY, ORACLE, ROUTER, System, round_name  # noqa: E402
 from eval.reporting.stats import FAILS, FEW, HOLDS, OPEN  # noqa: E402
 from openrlhf_mlpo.errors import UserError, run_cli  # noqa: E402
 
@@ -156,8 +156,7 @@ def claims(results: Results) -> pd.DataFrame:
             continue
         worst = parts.iloc[0]
         where = AGENTS_RIGHT[None if pd.isna(worst["agents_right"]) else worst["agents_right"]]
-        number = worst["against_round"]
-        at = "" if pd.isna(number) else f", round {number + 1}" if number else ", first round"
+        at = "" if pd.isna(worst["against_round"]) else f", {round_name(worst['against_round'])}"
         team = f" ({worst['runs']})" if claim == "e" else ""
         name, closest = f"({claim}) {CLAIMS[claim]}", f"{difference(worst)} against {worst['against']}{at}{where}{team}"
         entries.append({"claim": name, "verdict": combined(parts), "closest comparison": closest})

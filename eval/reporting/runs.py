@@ -31,11 +31,16 @@ class System:
     def __str__(self) -> str:
         """The one place where display names are made: `leader_team[mlpo] first round`, `debate (equal tokens)`."""
         who, number = self.leader or self.agent, self.round
-        at = "" if number is None else " first round" if number == 0 else f" round {number + 1}"
+        at = "" if number is None else f" {round_name(number)}"
         return self.method + (f"[{who}]" if who else "") + (f" (equal {self.budget})" if self.budget else "") + at
 
     def at(self, number: int | None) -> System:
         return replace(self, round=number)
+
+
+def round_name(number: int) -> str:
+    """How readers count rounds: round 0 is the first."""
+    return "first round" if number == 0 else f"round {number + 1}"
 
 
 IN_ROUNDS = ("leader_team", "team_vote")  # methods of which every round is a result, not a means to the last

@@ -61,8 +61,7 @@ class LaterRounds:
         self.args, self.dataset, self.tokenizer = args, dataset, tokenizer
         self.carried: list[Carried] = []
         self._states: list[State] = []  # behind the prompts of later rounds of this batch
-        self._asked: Callable[[], list[list[str | None]]] | None = None
-        self._revisions: list[list[str | None]] | None = None
+        self._revisions: Callable[[], list[list[str | None]]] | None = None
 
     @cached_property
     def team(self) -> TrainingTeam:
@@ -75,13 +74,13 @@ class LaterRounds:
         by_round: dict[int, list[list[Experience]]] = {}
         for group in groups:
             by_round.setdefault(label_of(group).get("round", 0), []).append(group)
-        self.carried, self._revisions = [], None
+        self.carried = []
         for t in range(1, len(counts)):
             before = by_round.get(t - 1, [])
             # Of few groups, as at the end of an episode, few are carried, as what one group leads to is much alike.
             wanted = min(counts[t], round(counts[t] * len(before) / counts[t - 1]))
             self.carried += self._choose(before, t, wanted, rng)
-        self._asked = self.team.start(self.carried)
+        self._revisions = self.team.start(self.carried)
 
     def _choose(
         self, groups: Sequence[list[Experience]], next_round: int, wanted: int, rng: random.Random
@@ -124,8 +123,8 @@ class LaterRounds:
         After a resume the team is asked now, and what it had answered before is read. Raises UserError.
         """
         if self._revisions is None:
-            self._revisions = (self._asked or self.team.start(self.carried))()
-        return self._revisions
+            self._revisions = self.team.start(self.carried)
+        return self._revisions()
 
     def prompts(self) -> list[tuple]:
         """The prompts of later rounds, as OpenRLHF's prompt loader would give them: (_, [prompt], [label], [image])."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -68,24 +69,23 @@ class TrainingTeam:
     def start(self, carried: Sequence[Carried]) -> Callable[[], list[list[str | None]]]:
         """Ask the agents; what is returned waits for them: `[state][place in the draw]`, None where an agent failed.
 
-        Those that take turns are asked then: in synchronous training nothing else runs on their device while a batch
-        is waited for. What is returned raises UserError when too many failed.
+        It can be called again and asks nobody twice. Those that take turns are asked then: in synchronous training
+        nothing else runs on their device while a batch is waited for. What is returned raises UserError when too many
+        failed.
         """
-        asked: dict[str, dict[int, list[tuple[int, int]]]] = {}  # by agent and round, as each has a seed of its own
+        asked: dict[str, list[tuple[int, int]]] = {}
         for i, item in enumerate(carried):
             for k, name in enumerate(item.state.draw.agents):
-                asked.setdefault(name, {}).setdefault(item.round, []).append((i, k))
+                asked.setdefault(name, []).append((i, k))
         errors: dict[str, UserError] = {}
         revised: list[list[str | None]] = [[None] * len(item.state.draw.agents) for item in carried]
 
         def ask(name: str) -> None:
             player = self.players[name]
-            for t, places in asked[name].items():
-                prompts = []
-                for i, k in places:
-                    state = carried[i].state
-                    own, question = state.draw.texts[k], state.question.text
-                    prompts.append(player.agent_prompt(self.template, question, own, carried[i].output))
+            # Each round has a seed of its own, as at inference; what is carried is in the order of rounds.
+            for t, group in groupby(asked[name], key=lambda place: carried[place[0]].round):
+                places = list(group)
+                prompts = [self._prompt(player, carried[i], k) for i, k in places]
                 try:
                     answers = player.ask(prompts, round=t, seed=self.seed)
                 except UserError as error:
@@ -98,17 +98,21 @@ class TrainingTeam:
         at_once = [threads.submit(ask, name) for name in asked if name not in self.one_by_one]
         threads.shutdown(wait=False)
 
+        @cache
         def finish() -> list[list[str | None]]:
             for name in asked:
                 if name in self.one_by_one:
                     ask(name)
             for future in at_once:
                 future.result()
-            places = {name: list(chain.from_iterable(rounds.values())) for name, rounds in asked.items()}
-            self._check_failures(places, revised, errors)
+            self._check_failures(asked, revised, errors)
             return revised
 
         return finish
+
+    def _prompt(self, player: Player, item: Carried, k: int) -> list[dict]:
+        question, own = item.state.question.text, item.state.draw.texts[k]
+        return player.agent_prompt(self.template, question, own, item.output)
 
     def _check_failures(self, asked, revised, errors: dict[str, UserError]) -> None:
         total = sum(map(len, asked.values()))
